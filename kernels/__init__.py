@@ -1,0 +1,1 @@
+"""Triton kernels, one file an operation. Nothing is imported here: `kernels.softmax` is the module."""
