@@ -1,0 +1,98 @@
+"""What there is to read.
+
+A corpus is a stream of documents. `documents` makes one from whatever a user names: a file, a folder, a list of
+files, texts in memory, or a corpus that Hornbook knows (`CORPORA`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError, nearest
+from . import fables
+from .text_files import read as read_files
+
+DOCUMENT_END = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that comes with Hornbook.
+
+    Attributes:
+        about: one line: what it is.
+        licence: who may use it.
+        size: bytes that ``documents`` makes if not told otherwise.
+    """
+
+    name: str
+    about: str
+    licence: str
+    size: int
+
+
+CORPORA = {
+    c.name: c
+    for c in (
+        Corpus("fables", "short consistent stories with morals, generated here; any size", "MIT, like Hornbook", 5_000_000),
+    )
+}
+
+
+def documents(source: str | Path | Iterable[str] | Iterable[Path]) -> Iterator[str]:
+    """The documents of a corpus.
+
+    Args:
+        source: a corpus's name; the path of a text file or of a folder of them, or a list of such paths; or any
+            other iterable of texts, each a document. A str is a name or path, never a text.
+
+    Raises:
+        DataError: for a file that is missing or not UTF-8 (with the byte offset), and for an unknown name.
+    """
+    if isinstance(source, str) and source in CORPORA and not Path(source).exists():
+        return (story.text for story in fables.generate(CORPORA[source].size))
+    if isinstance(source, str | Path):
+        if not Path(source).exists():
+            hint = nearest(str(source), CORPORA) if Path(source).suffix == "" else ""
+            raise DataError(f"{source}: no such file or folder{hint}")
+        return read_files([Path(source)], DOCUMENT_END)
+    return _mixed(source)
+
+
+def _mixed(source: Iterable[str] | Iterable[Path]) -> Iterator[str]:
+    for item in source:
+        if isinstance(item, Path):
+            yield from documents(item)
+        elif isinstance(item, str):
+            yield item
+        else:
+            raise DataError(f"a corpus is made of texts or paths, not of {type(item).__name__}")
+
+
+def heldout(name: str, size: int) -> list[str] | None:
+    """The corpus's own held-out documents, about ``size`` bytes of them, or None if it has none."""
+    return [story.text for story in fables.generate(size, split="heldout")] if name == "fables" else None
+
+
+def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split: str = "train") -> int:
+    """Write a corpus as one text file, a line ``<|endoftext|>`` between documents.
+
+    Returns:
+        The bytes written.
+    """
+    from .. import files
+
+    if name not in CORPORA:
+        raise DataError(f"there is no corpus {name!r}{nearest(name, CORPORA)}")
+    if split not in ("train", "heldout"):
+        raise DataError(f"a corpus has the splits 'train' and 'heldout', not {split!r}")
+    stories = fables.generate(CORPORA[name].size if size is None else size, seed=seed, split=split)
+    text = f"\n{DOCUMENT_END}\n".join(story.text for story in stories) + "\n"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write(out, text)
+    return len(text.encode())
+
+
+__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "heldout", "write"]

@@ -1,0 +1,462 @@
+"""Documents → token shards → batches.
+
+A corpus is encoded once and kept as arrays of token ids, in files of the format that llm.c reads. Every document
+begins with the end-of-text token: a model that is shown this token alone begins a document, and one that has
+come to a document's end predicts it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import files
+from .corpora import documents
+from .errors import ConfigError, DataError
+from .tokenizer import load as load_tokenizer
+
+if TYPE_CHECKING:
+    from .tokenizer import AnyTokenizer
+
+Source = str | Path | Iterable[str] | Iterable[Path]
+Packing = Literal["auto", "documents", "stream"]
+
+HEADER = 256  # int32 words before a shard's tokens: magic, version, number of tokens, zeros
+FORMATS = {np.dtype(np.uint16): (20240520, 1), np.dtype(np.uint32): (20240801, 7)}  # llm.c's magic and version
+SHARD_TOKENS = 100_000_000
+
+log = logging.getLogger("hornbook")
+
+
+@dataclass
+class Split:
+    """Token ids of many documents, one after the other, each with the end-of-text token before it.
+
+    Attributes:
+        parts: arrays of uint16 or uint32 (memory-mapped if they come from files); a document lies in one of them.
+        starts: (documents + 1,) int64, where each document begins in the parts laid end to end, and the end.
+        bytes: length of the text in UTF-8.
+    """
+
+    parts: list[NDArray[Any]]
+    starts: NDArray[np.int64]
+    bytes: int
+
+    def __post_init__(self) -> None:
+        self.bounds = np.cumsum([0] + [len(p) for p in self.parts])
+        if len(self.starts) and self.starts[-1] != self.bounds[-1]:
+            raise DataError(f"{self.bounds[-1]} tokens, but the documents end at {self.starts[-1]}: prepare the shards again")
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return int(self.bounds[-1])
+
+    @property
+    def documents(self) -> int:
+        return max(0, len(self.starts) - 1)
+
+    def read(self, start: int, length: int) -> NDArray[np.int64]:
+        """The tokens start ... start + length - 1, across parts, fewer at the end."""
+        part = int(np.searchsorted(self.bounds, start, side="right")) - 1
+        pieces, end = [], min(start + length, len(self))
+        while start < end:
+            stop = min(end, int(self.bounds[part + 1]))
+            pieces.append(self.parts[part][start - self.bounds[part] : stop - self.bounds[part]])
+            start, part = stop, part + 1
+        return np.concatenate(pieces).astype(np.int64) if pieces else np.zeros(0, np.int64)
+
+
+class TokenData:
+    """A corpus as token ids, in a part for training and a held-out part.
+
+    Args:
+        directory: what `prepare` (or ``hornbook prepare``) wrote.
+
+    Attributes:
+        train, heldout: the two `Split` s.
+        tokenizer: what made the ids.
+        eot_id: the token before every document.
+    """
+
+    train: Split
+    heldout: Split
+
+    def __init__(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        if not (directory / "manifest.json").is_file():
+            raise DataError(
+                f"{directory}: no token shards here (no manifest.json); "
+                f"make them with: hornbook prepare TEXT --tokenizer TOKENIZER --out {directory}"
+            )
+        manifest = files.read_json(directory / "manifest.json")
+        if manifest.get("format") != 1:
+            raise DataError(f"{directory}: shards of format {manifest.get('format')!r}; this version reads format 1")
+        self.tokenizer = load_tokenizer(directory)
+        if self.tokenizer.hash != manifest["tokenizer"]:
+            raise DataError(f"{directory}: tokenizer.json is not the one that made these shards; prepare them again")
+        self.train, self.heldout = (_read_split(directory, manifest["splits"][name]) for name in ("train", "heldout"))
+
+    @classmethod
+    def from_text(
+        cls, source: Source, tokenizer: AnyTokenizer, *, heldout: float | Iterable[str] = 0.05
+    ) -> TokenData:
+        """Encode a corpus into memory.
+
+        Args:
+            source: a path or corpus name, paths, or an iterable of texts, each a document.
+            tokenizer: with an end-of-text token.
+            heldout: the share of documents to hold out, chosen by the hash of their text (of a single document,
+                its end); or the held-out documents themselves.
+        """
+        self = cls.__new__(cls)
+        self.tokenizer = tokenizer
+        memory: dict[str, _InMemory] = {"train": _InMemory(), "heldout": _InMemory()}
+        _encode(_assign(source, heldout), tokenizer, lambda split, ids, bounds, size: memory[split].add(ids, bounds, size))
+        self.train, self.heldout = memory["train"].split(), memory["heldout"].split()
+        return self
+
+    @property
+    def eot_id(self) -> int:
+        return _eot(self.tokenizer)
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """(vocab_size,): how many bytes of text each token stands for; 0 for special tokens."""
+        special = set(self.tokenizer.special_tokens.values())
+        sizes = [0 if i in special else len(self.tokenizer.decode_bytes([i])) for i in range(self.tokenizer.vocab_size)]
+        return np.array(sizes, dtype=np.int64)
+
+
+def prepare(
+    source: Source,
+    tokenizer: AnyTokenizer,
+    out: str | Path,
+    *,
+    heldout: float | Iterable[str] = 0.05,
+    shard_tokens: int = SHARD_TOKENS,
+    progress: Callable[[int, int], None] | None = None,
+) -> TokenData:
+    """Encode a corpus into shards on the disk, holding one shard in memory at a time.
+
+    Args:
+        source, tokenizer, heldout: as for `TokenData.from_text`.
+        out: a new folder (or one with shards, which are replaced once the new ones are whole).
+        shard_tokens: how many tokens a file may hold; a longer document gets a file of its own.
+        progress: called now and then with the documents and bytes read so far.
+    """
+    out = Path(out)
+    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and holds no token shards; choose another folder")
+
+    def fill(directory: Path) -> None:
+        writers = {name: _ShardWriter(directory, name, tokenizer.vocab_size, shard_tokens) for name in ("train", "heldout")}
+        seen = [0, 0]
+
+        def take(split: str, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
+            writers[split].add(ids, bounds, size)
+            seen[0] += len(bounds) - 1
+            seen[1] += size
+            if progress is not None:
+                progress(seen[0], seen[1])
+
+        _encode(_assign(source, heldout), tokenizer, take)
+        tokenizer.save(directory)
+        manifest = {
+            "format": 1,
+            "tokenizer": tokenizer.hash,
+            "vocab_size": tokenizer.vocab_size,
+            "eot_id": _eot(tokenizer),
+            "source": str(source) if isinstance(source, str | Path) else None,
+            "splits": {name: writer.finish() for name, writer in writers.items()},
+        }
+        files.write_json(directory / "manifest.json", manifest)
+
+    files.write_directory(out, fill)
+    return TokenData(out)
+
+
+class Batches:
+    """An endless, shuffled, repeatable order of a split's rows.
+
+    Row n of epoch e depends on the seed, e and n alone, and rows are handed out in order, so two numbers say
+    how far reading has come: `cursor`.
+
+    Args:
+        split: what to read.
+        batch_size: B, rows in a batch.
+        context_length: T, tokens in a row.
+        seed: of the shuffles.
+        packing: "documents": a row starts where a document starts, further ones follow until it is full, and
+            the last is cut. "stream": a row is any T + 1 neighbouring tokens. "auto": documents, if on average
+            they are no longer than a row.
+    """
+
+    def __init__(
+        self, split: Split, batch_size: int, context_length: int, *, seed: int = 0, packing: Packing = "auto"
+    ) -> None:
+        if len(split) < context_length + 2:
+            raise DataError(
+                f"{len(split)} tokens of training text do not fill one row of {context_length + 1}: "
+                "give more text or a smaller context_length"
+            )
+        if packing == "auto":
+            packing = "documents" if len(split) <= split.documents * context_length else "stream"
+        self.split, self.batch_size, self.width, self.seed, self.packing = split, batch_size, context_length + 1, seed, packing
+        self.cursor = {"epoch": 0, "row": 0}
+        self._plan: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        if packing == "documents":
+            self._pieces = _pieces(split.starts, context_length)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next batch: ids and targets, each (B, T) int64; a target is the token after its id."""
+        rows = np.stack([self._next_row() for _ in range(self.batch_size)])
+        batch = torch.from_numpy(rows)
+        return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+
+    def _next_row(self) -> NDArray[np.int64]:
+        epoch, row = self.cursor["epoch"], self.cursor["row"]
+        order, firsts = self._epoch(epoch)
+        if row + 1 < len(firsts):
+            self.cursor["row"] = row + 1
+        else:
+            self.cursor = {"epoch": epoch + 1, "row": 0}
+        if self.packing == "stream":
+            return self.split.read(int(firsts[row]), self.width)
+        starts, lengths = self._pieces
+        pieces, filled = [], 0
+        for piece in order[firsts[row] :]:
+            pieces.append(self.split.read(int(starts[piece]), min(int(lengths[piece]), self.width - filled)))
+            filled += len(pieces[-1])
+            if filled == self.width:
+                break
+        return np.concatenate(pieces)
+
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The order of pieces and, for each row, its first piece (or token, for a stream) in this epoch."""
+        if self._plan is None or self._plan[0] != epoch:
+            random = np.random.default_rng((self.seed, epoch))
+            if self.packing == "stream":
+                T = self.width - 1
+                shift = int(random.integers(min(T, len(self.split) - self.width) + 1))
+                firsts = shift + T * random.permutation((len(self.split) - shift - 1) // T)
+                self._plan = epoch, np.zeros(0, np.int64), firsts
+            else:
+                lengths = self._pieces[1]
+                order = random.permutation(len(lengths))
+                ends = np.cumsum(lengths[order])
+                # Where the row after one that starts with piece i would start; a row that cannot be filled is no row.
+                follows = np.searchsorted(ends, ends - lengths[order] + self.width, side="left") + 1
+                firsts, i = [], 0
+                while i < len(order) and follows[i] <= len(order):
+                    firsts.append(i)
+                    i = int(follows[i])
+                self._plan = epoch, order, np.array(firsts, dtype=np.int64)
+        return self._plan[1], self._plan[2]
+
+
+def copy_batch(batch_size: int, context_length: int, vocab_size: int, *, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """A batch that nothing but copying can predict: the warm-up before real text.
+
+    A model learns to look back for what followed the same token earlier only when that pays, and in a small corpus
+    of stories it pays late. Here it pays at once: half of the rows are a random sequence and its repetition, half
+    are drawn from a handful of tokens. Targets in the first half of a repetition count for nothing.
+
+    Returns:
+        ids and targets, each (B, T) int64.
+    """
+    random = np.random.default_rng((seed, step, 0xC0))
+    T = context_length
+    half = (T + 2) // 2
+    rows = np.empty((batch_size, T + 1), dtype=np.int64)
+    for i in range(batch_size):
+        if i % 2:
+            rows[i] = random.choice(random.integers(vocab_size, size=6), size=T + 1)
+        else:
+            rows[i] = np.tile(random.integers(vocab_size, size=half), 2)[: T + 1]
+    targets = rows[:, 1:].copy()
+    targets[::2, : half - 1] = -100
+    return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(targets)
+
+
+def heldout_rows(split: Split, context_length: int, limit: int | None = None) -> Iterator[NDArray[np.int64]]:
+    """Every document (or its first ``limit`` tokens' worth of documents) once, for scoring.
+
+    Yields:
+        (t + 1,) ids with t ≤ context_length: a document's tokens and the end-of-text token after them. A longer
+        document comes in several rows, each token scored once.
+    """
+    taken, eot = 0, split.read(0, 1)
+    for start, end in itertools.pairwise(split.starts.tolist()):
+        if limit is not None and taken >= limit:
+            return
+        document = np.concatenate((split.read(start, end - start), eot))
+        for at in range(0, len(document) - 1, context_length):
+            yield document[at : at + context_length + 1]
+        taken += end - start
+
+
+def _pieces(starts: NDArray[np.int64], context_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Documents, the long ones cut into pieces of at most context_length tokens: their starts and lengths."""
+    counts = -(-np.diff(starts) // context_length)
+    document = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)  # which piece of its document
+    begin = starts[document] + number * context_length
+    return begin, np.minimum(starts[document + 1] - begin, context_length)
+
+
+def _assign(source: Source, heldout: float | Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Documents, each with the split it belongs to."""
+    if not isinstance(heldout, int | float):
+        yield from (("train", text) for text in documents(source))
+        yield from (("heldout", text) for text in heldout)
+        return
+    if not 0 <= heldout < 1:
+        raise ConfigError(f"the held-out share must be at least 0 and below 1, not {heldout}")
+    texts = iter(documents(source))
+    first, second = next(texts, None), next(texts, None)
+    if first is None:
+        raise DataError("the corpus is empty: there is nothing to learn from")
+    if second is None:  # one document: keep its end back, from the start of a line if there is one near
+        cut = round(len(first) * (1 - heldout))
+        cut = (first.find("\n", cut, cut + 2000) + 1) or cut
+        yield "train", first[:cut]
+        if first[cut:]:
+            yield "heldout", first[cut:]
+        return
+    for text in itertools.chain((first, second), texts):
+        yield ("heldout" if zlib.crc32(text.encode("utf-8", "replace")) < heldout * 2**32 else "train"), text
+
+
+def _encode(
+    assigned: Iterable[tuple[str, str]],
+    tokenizer: AnyTokenizer,
+    take: Callable[[str, NDArray[Any], NDArray[np.int64], int], None],
+    batch_bytes: int = 8 << 20,
+) -> None:
+    """Encode documents by batches, handing each to ``take``: split, ids, document bounds, bytes of text."""
+    eot = _eot(tokenizer)
+    waiting: dict[str, list[str]] = {"train": [], "heldout": []}
+    sizes = {"train": 0, "heldout": 0}
+
+    def flush(split: str) -> None:
+        texts = waiting[split]
+        if not texts:
+            return
+        ids, offsets = tokenizer.encode_batch_to_numpy(texts)
+        offsets = np.asarray(offsets, dtype=np.int64)
+        with_eot = np.insert(ids, offsets[:-1], eot)
+        take(split, with_eot, offsets + np.arange(len(offsets)), sizes[split])
+        waiting[split], sizes[split] = [], 0
+
+    for split, text in assigned:
+        if not text:
+            continue
+        waiting[split].append(text)
+        sizes[split] += len(text.encode("utf-8", "replace"))
+        if sizes[split] >= batch_bytes:
+            flush(split)
+    for split in waiting:
+        flush(split)
+
+
+def _eot(tokenizer: AnyTokenizer) -> int:
+    if tokenizer.eot_id is None:
+        raise DataError("this tokenizer has no end-of-text token: train it with special_tokens=('<|endoftext|>',)")
+    return tokenizer.eot_id
+
+
+class _InMemory:
+    def __init__(self) -> None:
+        self.parts: list[NDArray[Any]] = []
+        self.bounds: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self.bytes = 0
+
+    def add(self, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
+        self.parts.append(ids)
+        self.bounds.append(self.bounds[-1][-1] + bounds[1:])
+        self.bytes += size
+
+    def split(self) -> Split:
+        return Split(self.parts, np.concatenate(self.bounds), self.bytes)
+
+
+class _ShardWriter:
+    """Files NAME-00000.bin, NAME-00001.bin, ... and, beside each, the documents' bounds as NAME-00000.docs.npy."""
+
+    def __init__(self, directory: Path, name: str, vocab_size: int, shard_tokens: int) -> None:
+        self.directory, self.name, self.shard_tokens = directory, name, shard_tokens
+        self.dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+        self.held = _InMemory()
+        self.entry: dict[str, Any] = {"shards": [], "tokens": 0, "documents": 0, "bytes": 0}
+
+    def add(self, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
+        self.entry["bytes"] += size
+        while len(bounds) > 1:
+            room = self.shard_tokens - int(self.held.bounds[-1][-1])
+            fit = int(np.searchsorted(bounds, room, side="right")) - 1  # documents that still fit
+            if fit == 0 and int(self.held.bounds[-1][-1]) == 0:
+                fit = 1  # longer than a shard: a shard of its own
+            if fit:
+                self.held.add(ids[: bounds[fit]].astype(self.dtype), bounds[: fit + 1], 0)
+            if fit < len(bounds) - 1:
+                self._write()
+            ids, bounds = ids[bounds[fit] :], bounds[fit:] - bounds[fit]
+
+    def finish(self) -> dict[str, Any]:
+        if self.held.parts:
+            self._write()
+        return self.entry
+
+    def _write(self) -> None:
+        split = self.held.split()
+        self.held = _InMemory()
+        name = f"{self.name}-{len(self.entry['shards']):05d}"
+        header = np.zeros(HEADER, dtype="<i4")
+        header[:2] = FORMATS[self.dtype]
+        header[2] = len(split)
+        with open(self.directory / f"{name}.bin", "wb") as file:
+            file.write(header.tobytes())
+            for part in split.parts:
+                file.write(part.astype(self.dtype.newbyteorder("<")).tobytes())
+        np.save(self.directory / f"{name}.docs.npy", split.starts)
+        self.entry["shards"].append(name)
+        self.entry["tokens"] += len(split)
+        self.entry["documents"] += split.documents
+
+
+def _read_split(directory: Path, entry: dict[str, Any]) -> Split:
+    parts, starts, total = [], [np.zeros(1, np.int64)], 0
+    for name in entry["shards"]:
+        parts.append(read_shard(directory / f"{name}.bin"))
+        try:
+            bounds = np.load(directory / f"{name}.docs.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{directory / name}.docs.npy cannot be read ({error}); prepare the shards again") from None
+        starts.append(total + bounds[1:])
+        total += len(parts[-1])
+    return Split(parts, np.concatenate(starts), int(entry["bytes"]))
+
+
+def read_shard(path: Path) -> NDArray[Any]:
+    """The tokens of one .bin file, memory-mapped."""
+    try:
+        header = np.fromfile(path, dtype="<i4", count=HEADER)
+    except OSError:
+        raise DataError(f"{path}: no such file; prepare the shards again") from None
+    kinds = {magic: dtype for dtype, magic in FORMATS.items()}
+    dtype = kinds.get((int(header[0]), int(header[1]))) if len(header) == HEADER else None
+    if dtype is None:
+        raise DataError(f"{path}: not a token shard (its header is not llm.c's)")
+    count = int(header[2])
+    if path.stat().st_size != HEADER * 4 + count * dtype.itemsize:
+        raise DataError(f"{path}: truncated: {count} tokens promised, {path.stat().st_size} bytes found; prepare it again")
+    return np.memmap(path, dtype=dtype.newbyteorder("<"), mode="r", offset=HEADER * 4, shape=(count,))

@@ -1,0 +1,146 @@
+"""Every operation as PyTorch itself does it best: the implementation named ``torch``.
+
+The signatures are those of `reference/`. Where PyTorch has no such operation it is composed of PyTorch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+
+def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
+    if causal:
+        T_q, T_k = x.shape[-2:]
+        visible = torch.ones(T_q, T_k, dtype=torch.bool, device=x.device).tril(T_k - T_q)
+        x = x.masked_fill(~visible, float("-inf"))
+        y = F.softmax(x * scale, dim=-1)
+        return y if T_q <= T_k else y.masked_fill(~visible, 0.0)  # rows that see nothing came out as nan
+    return F.softmax(x * scale, dim=-1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
+    T_q, T_k = q.shape[1], k.shape[1]
+    mask = None
+    if causal and T_q != T_k and T_q > 1:  # SDPA's own causal mask is aligned to the first key, ours to the last
+        mask = torch.ones(T_q, T_k, dtype=torch.bool, device=q.device).tril(T_k - T_q)
+    y = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=causal and T_q == T_k,
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
+    ).transpose(1, 2)
+    if mask is not None and T_q > T_k:
+        y = y.masked_fill(~mask.any(-1)[:, None, None], 0.0)
+    return y
+
+
+def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], _like(weight, x), _like(bias, x), eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    y = F.rms_norm(x, x.shape[-1:], _like(weight, x), eps)
+    return y if bias is None else y + bias.to(x.dtype)
+
+
+def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    return F.gelu(x, approximate=approximate)
+
+
+def relu2(x: Tensor) -> Tensor:
+    return _SquaredReLU.apply(x)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate) * up
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype)[:, None, :], sin.to(x.dtype)[:, None, :]
+    return torch.cat((a * cos - b * sin, torch.addcmul(b * cos, a, sin)), dim=-1)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(wide), targets, ignore_index=ignore_index, reduction=reduction)
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    if reduction == "none":
+        W = weight.to(x.dtype)
+        blocks = zip(*(t.split(_block_rows(weight)) for t in (x, targets)), strict=True)
+        return torch.cat([cross_entropy(b @ W.T, t, ignore_index=ignore_index, reduction="none") for b, t in blocks])
+    total = _SummedCrossEntropy.apply(x, weight, targets, ignore_index)
+    return total if reduction == "sum" else total / (targets != ignore_index).sum()
+
+
+class _SquaredReLU(torch.autograd.Function):
+    """Autograd would take the slope of square() by a power function, several times slower than one product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        r = F.relu(x)
+        ctx.save_for_backward(r)
+        return r * r
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (r,) = ctx.saved_tensors
+        return grad * r * 2
+
+
+def _block_rows(weight: Tensor) -> int:
+    """How many rows of logits are held at once: 16 MB of them in fp32."""
+    return max(1, (1 << 22) // weight.shape[0])
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Logits a block of rows at a time, so that the whole (N, V) never exists.
+
+    A sum has the same gradient, up to one factor, whatever is done with it, so the gradients are made in the
+    forward pass while a block's logits are at hand (as Liger-Kernel does), and backward multiplies.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+        needs_grad = any(ctx.needs_input_grad)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        W, rows = weight.to(x.dtype), _block_rows(weight)
+        dx = torch.empty_like(x) if needs_grad else None
+        dW = torch.zeros_like(weight) if needs_grad else None
+        total = torch.zeros((), dtype=wide, device=x.device)
+        for start in range(0, len(x), rows):
+            x_, t = x[start : start + rows], targets[start : start + rows]
+            counts = t != ignore_index
+            t = t.masked_fill(~counts, 0)[:, None]
+            log_p = F.log_softmax((x_ @ W.T).to(wide), dim=-1)  # (rows, V)
+            total -= (log_p.gather(-1, t)[:, 0] * counts).sum()
+            if dx is not None and dW is not None:
+                d = log_p.exp_()  # p, then p - 1 at the target: the gradient of the loss by the logits
+                d.scatter_add_(-1, t, torch.full_like(t, -1, dtype=wide))
+                d = (d * counts[:, None]).to(x.dtype)
+                torch.mm(d, W, out=dx[start : start + rows])
+                dW += d.T @ x_
+        if dx is not None and dW is not None:
+            ctx.save_for_backward(dx, dW)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dx, dW = ctx.saved_tensors
+        return dx * grad.to(dx.dtype), dW * grad.to(dW.dtype), None, None
+
+
+def _like(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if parameter is None else parameter.to(x.dtype)

@@ -1,0 +1,21 @@
+"""The last matrix of a language model and its loss, as one operation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .cross_entropy import cross_entropy
+
+
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
+) -> Tensor:
+    """cross_entropy(x weightᵀ, targets), with the (N, V) logits in memory.
+
+    Args:
+        x: (N, d) hidden states.
+        weight: (V, d), the vocabulary matrix.
+        targets: (N,) ids; those equal to ``ignore_index`` count for nothing.
+        reduction: "mean" over the targets that count, "sum", or "none" for (N,).
+    """
+    return cross_entropy(x @ weight.T, targets, ignore_index=ignore_index, reduction=reduction)

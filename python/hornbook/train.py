@@ -1,0 +1,328 @@
+"""Pretraining: batches in, a better model and a record of how it got there out.
+
+A run lives in a folder:
+
+    config.toml     every setting it used
+    log.jsonl       one line a step
+    loss.svg        the losses, drawn
+    checkpoints/    `checkpoint` says what each one holds
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import checkpoint, device, files, optim
+from . import config as config_
+from .data import Batches, Packing, TokenData, copy_batch
+from .errors import ConfigError, HornbookError
+from .evaluate import bits_per_byte
+from .model import GPT
+from .runlog import Progress, RunLog
+
+log = logging.getLogger("hornbook")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. A step is one change of the weights; sizes are in tokens unless they say otherwise."""
+
+    steps: int = 1000
+    batch_size: int = 16
+    """rows in a micro-batch"""
+    accumulate: int = 1
+    """micro-batches in a step; each target counts the same, whichever micro-batch it is in"""
+    context_length: int | None = None
+    """tokens in a row; the model's if not given"""
+    packing: Packing = "auto"
+    """whether rows start where documents start; see `data.Batches`"""
+    optimizer: optim.Name = "muon"
+    learning_rate: float = 1e-3
+    """AdamW's peak: of every parameter, or of those that muon leaves to it"""
+    muon_learning_rate: float = 0.02
+    warmup: float = 0.02
+    """share of the steps in which the rate rises to its peak"""
+    final_rate: float = 0.0
+    """the rate at the end, as a share of the peak"""
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    """largest norm of the gradient; 0 for no limit"""
+    copy_steps: int = 0
+    """steps before the first text, of the total: rows of random tokens that only copying can predict"""
+    copy_length: int = 64
+    """tokens in a row of theirs; there are as many more rows"""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """of the activations; weights and optimizer stay in fp32"""
+    device: str = "auto"
+    seed: int = 0
+    eval_every: int = 250
+    """steps between measurements on held-out text; 0 for the end only"""
+    eval_tokens: int = 100_000
+    """held-out tokens to measure on"""
+    checkpoint_every: int = 500
+    """steps between checkpoints; 0 for the end only"""
+    keep: int = 2
+    """checkpoints to keep, the newest"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "keep", "copy_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "clip", "copy_steps", "eval_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.copy_steps >= self.steps:
+            raise ConfigError(f"copy_steps ({self.copy_steps}) are part of steps ({self.steps}) and must leave some for text")
+        if not 0 <= self.warmup <= 1 or not 0 <= self.final_rate <= 1:
+            raise ConfigError("warmup and final_rate are shares: give a number from 0 to 1")
+
+
+# What a resumed run may change without being another run.
+FREE_ON_RESUME = {"steps", "device", "eval_every", "eval_tokens", "checkpoint_every", "keep"}
+
+
+def schedule(step: int, steps: int, config: TrainConfig) -> float:
+    """The learning rate of ``step`` (from 0) as a share of its peak: a line up, then half a cosine down."""
+    warmup = max(1, round(config.warmup * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)  # 0 ... 1
+    return config.final_rate + (1 - config.final_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Trainer:
+    """Trains a model on token data.
+
+    Args:
+        model: changed in place.
+        data: training and held-out text.
+        config: how.
+        tokenizer: saved with every checkpoint; the data's own if not given.
+        out: the run's folder; None keeps nothing on the disk.
+        resume: go on from the folder's latest checkpoint, or begin if there is none yet.
+        marks: name → bits per byte to compare with, drawn into the loss curve.
+        quiet: no progress line.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        data: TokenData,
+        config: TrainConfig | None = None,
+        *,
+        tokenizer: Any = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        marks: Mapping[str, float] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.config = config or TrainConfig()
+        self.data, self.tokenizer = data, tokenizer or data.tokenizer
+        self.out = None if out is None else Path(out)
+        self.marks, self.quiet = dict(marks or {}), quiet
+        if self.tokenizer.vocab_size > model.config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens, the model's vocab_size is "
+                f"{model.config.vocab_size}: make the model with vocab_size={self.tokenizer.vocab_size}"
+            )
+        self.T = self.config.context_length or model.config.context_length
+        if self.T > model.config.context_length:
+            raise ConfigError(f"rows of {self.T} tokens do not fit into the model's context of {model.config.context_length}")
+
+        self.device = device.pick(self.config.device)
+        self.model = model.to(self.device)
+        self.model.compute_dtype = device.dtype(self.config.dtype)
+        self.batches = Batches(
+            data.train, self.config.batch_size, self.T, seed=self.config.seed, packing=self.config.packing
+        )
+        self.token_bytes = data.token_bytes()
+        self.bytes_per_token = data.train.bytes / max(1, len(data.train))
+        self.optimizers = self._new_optimizers()
+        self.step = 0  # steps done
+        torch.manual_seed(self.config.seed)  # for dropout: the weights were drawn when the model was made
+        self.log: RunLog | None = None
+        if self.out is not None:
+            self._open(self.out, resume)
+
+    def fit(self) -> dict[str, float]:
+        """Train to the last step; Ctrl-C ends the run after the current one, with a checkpoint.
+
+        Returns:
+            The last log entries: "loss" in nats a token, "heldout_bits_per_byte".
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+        """
+        last: dict[str, float] = {}
+        self.model.train()
+        with _interruptible() as interrupted, Progress(self.config.steps, self.step, quiet=self.quiet) as progress:
+            while self.step < self.config.steps:
+                entry = self._one_step()
+                done = self.step == self.config.steps
+                if done or _due(self.step, self.config.eval_every):
+                    entry["heldout_bits_per_byte"] = self.evaluate()
+                last |= {k: v for k, v in entry.items() if v is not None}
+                if self.log is not None:
+                    self.log.write(**entry)
+                progress.update(self.step, entry["loss"], entry["tokens_per_second"], last.get("heldout_bits_per_byte"))
+                if self.out is not None and (done or interrupted() or _due(self.step, self.config.checkpoint_every)):
+                    self.save()
+                if interrupted() and not done:
+                    raise KeyboardInterrupt
+        if self.log is not None and self.out is not None:
+            self.log.draw(
+                self.out / "loss.svg", scale=1 / math.log(2) / max(self.bytes_per_token, 1e-9), marks=self.marks
+            )
+            self.log.close()
+        return last
+
+    def evaluate(self) -> float | None:
+        """Bits per byte of held-out text, or None if nothing was held out."""
+        if not len(self.data.heldout):
+            return None
+        return bits_per_byte(
+            self.model, self.data.heldout, self.token_bytes,
+            context_length=self.T, limit=self.config.eval_tokens,
+        )  # fmt: skip
+
+    def save(self) -> None:
+        """Write a checkpoint: model, tokenizer, optimizers, step, data cursor, random generators, configuration."""
+        assert self.out is not None
+        state = {"cursor": self.batches.cursor, "config": config_.to_dict(self.config)}
+        checkpoint.save(
+            self.out, self.step, self.model, self.optimizers, state, tokenizer=self.tokenizer, keep=self.config.keep
+        )
+
+    def _one_step(self) -> dict[str, Any]:
+        """One change of the weights; returns the log's entry."""
+        config, started = self.config, time.perf_counter()
+        copying = self.step < config.copy_steps
+        if self.step == config.copy_steps:
+            self.optimizers = self._new_optimizers()  # what was learned stays, the momentum of copying goes
+        micro = [self._copy_batch(i) if copying else self.batches.next() for i in range(config.accumulate)]
+        targets = sum(int((t != -100).sum()) for _, t in micro)
+        loss = 0.0
+        for ids, target in micro:
+            # Summed, then divided by the step's count: a mean of micro-batches' means would weigh a target in a
+            # batch of few targets more.
+            part = self.model(ids.to(self.device), target.to(self.device), reduction="sum") / targets
+            part.backward()
+            loss += float(part.detach())
+        if not math.isfinite(loss):
+            raise HornbookError(
+                f"the loss of step {self.step} is {loss}: try a lower learning_rate or a longer warmup; "
+                "the last checkpoint is untouched"
+            )
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf)
+        phase = (self.step, config.copy_steps) if copying else (self.step - config.copy_steps, config.steps - config.copy_steps)
+        optim.set_rate(self.optimizers, schedule(*phase, config))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        tokens = sum(ids.numel() for ids, _ in micro)
+        return {
+            "step": self.step,
+            "phase": "copy" if copying else "text",
+            "loss": loss,
+            "gradient_norm": float(norm),
+            "rate": self.optimizers[0].param_groups[0]["lr"],
+            "tokens_per_second": tokens / (time.perf_counter() - started),
+        }
+
+    def _copy_batch(self, micro: int) -> tuple[Tensor, Tensor]:
+        length = min(self.config.copy_length, self.T)
+        rows = self.config.batch_size * max(1, self.T // length)
+        number = self.step * self.config.accumulate + micro
+        return copy_batch(rows, length, self.tokenizer.vocab_size, seed=self.config.seed, step=number)
+
+    def _new_optimizers(self) -> list[torch.optim.Optimizer]:
+        c = self.config
+        return optim.build(
+            self.model, c.optimizer, learning_rate=c.learning_rate, muon_learning_rate=c.muon_learning_rate,
+            weight_decay=c.weight_decay, betas=c.betas,
+        )  # fmt: skip
+
+    def _open(self, out: Path, resume: bool) -> None:
+        """Begin the run's folder, or take up its latest checkpoint."""
+        if (out / "log.jsonl").exists() and not resume:
+            raise ConfigError(f"{out} already holds a run: give --resume to go on with it, or another --out")
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{out} is a file; --out must be a folder")
+        out.mkdir(parents=True, exist_ok=True)
+        path = checkpoint.latest(out) if resume else None
+        if path is not None:
+            self._check_same_run(checkpoint.read_state(path), path)
+            state = checkpoint.load(path, self.model, self.optimizers)
+            self.step, self.batches.cursor = state["step"], state["cursor"]
+            log.info("resuming from %s", path)
+        files.write(out / "config.toml", config_.to_toml({"model": self.model.config, "train": self.config}))
+        self.log = RunLog(out / "log.jsonl", self.step + 1)
+
+    def _check_same_run(self, state: dict[str, Any], path: Path) -> None:
+        mine, theirs = config_.to_dict(self.config), state["config"]
+        for key in sorted(mine.keys() | theirs.keys()):
+            if key not in FREE_ON_RESUME and mine.get(key) != theirs.get(key):
+                raise ConfigError(
+                    f"{path} was made with {key}={theirs.get(key)!r}, now it is {mine.get(key)!r}: "
+                    "give the same value to resume, or another --out to begin anew"
+                )
+        if state["step"] > self.config.steps:
+            raise ConfigError(f"{path} is already at step {state['step']}, beyond steps={self.config.steps}")
+
+
+def seconds_per_step(model: GPT, data: TokenData, config: TrainConfig, *, seconds: float = 3.0) -> float:
+    """How long a step takes here: the median of as many as fit into ``seconds``, on a copy of the model."""
+    import copy
+    import dataclasses
+
+    trial = dataclasses.replace(config, steps=config.copy_steps + 1_000_000)
+    trainer = Trainer(copy.deepcopy(model), data, trial, quiet=True)
+    trainer.model.train()
+    trainer.step = trial.copy_steps
+    trainer._one_step()  # the first one allocates
+    times, started = [], time.perf_counter()
+    while time.perf_counter() - started < seconds or len(times) < 3:
+        before = time.perf_counter()
+        trainer._one_step()
+        times.append(time.perf_counter() - before)
+    return sorted(times)[len(times) // 2]
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a note, so that the step in hand can end; a second one interrupts at once."""
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: Ctrl-C is not ours to catch
+        yield lambda: False
+        return
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
