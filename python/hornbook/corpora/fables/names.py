@@ -7,6 +7,7 @@ needs nothing that training did not show.
 
 from __future__ import annotations
 
+import itertools
 from zlib import crc32
 
 # The pronoun goes with the name. None of these is an English word, at the head of a sentence or elsewhere.
@@ -30,8 +31,9 @@ FIRST = (
 )  # fmt: skip
 MIDDLE = ("ba", "di", "fu", "ka", "lo", "mi", "ni", "ro", "ru", "so", "ti", "vo")
 LAST = ("ba", "bu", "da", "fi", "ko", "la", "lu", "mi", "nu", "pi", "ri", "ro", "sa", "va", "vi", "zu")
-# What the syllabary makes by accident: words, places and names that mean something.
-UNSUITABLE = frozenset()
+# What the syllabary makes by accident: words, and beginnings that no parent wants to read aloud.
+UNSUITABLE = frozenset({"Gala", "Kava", "Kiva", "Nada", "Nazu", "Nero", "Papi", "Peda", "Rapi", "Tabu", "Tapi"})
+UNSUITABLE_START = ("Feka", "Kaka", "Peni")
 INVENTED_SHARE = 0.4  # of the stories
 LONG_SHARE = 0.5  # of the invented names: three syllables, not two
 
@@ -41,14 +43,19 @@ def _stable(word: str, parts: int) -> bool:
     return crc32(word.encode()) % parts == 0
 
 
-SHORT = tuple(f + z for f in FIRST for z in LAST if f + z not in UNSUITABLE and f + z not in GIVEN)
-LONG = tuple(
-    name
-    for f in FIRST
-    for m in MIDDLE
-    for z in LAST
-    if m != z and (name := f + m + z) not in UNSUITABLE and name not in GIVEN
-)
+def _suitable(*syllables: str) -> bool:
+    """Whether these make a name: no syllable twice in a row, no known word, no given name."""
+    name = "".join(syllables)
+    return (
+        all(x.lower() != y for x, y in itertools.pairwise(syllables))
+        and name not in UNSUITABLE
+        and name not in GIVEN
+        and not name.startswith(UNSUITABLE_START)
+    )
+
+
+SHORT = tuple(f + z for f in FIRST for z in LAST if _suitable(f, z))
+LONG = tuple(f + m + z for f in FIRST for m in MIDDLE for z in LAST if _suitable(f, m, z))
 ALL = frozenset((*GIVEN, *SHORT, *LONG))
 HELD_OUT = frozenset(
     [*(n for n in GIVEN if _stable("given " + n, 12)), *(n for n in SHORT + LONG if _stable(n, 10))]
