@@ -1,0 +1,68 @@
+"""Llama as Hugging Face stores it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import read_json
+from ..model import GPT, GPTConfig
+from . import huggingface
+
+# Their names of a layer's parts → ours.
+LAYER = {"input_layernorm": "attn_norm", "post_attention_layernorm": "mlp_norm", "self_attn": "attn"}
+TOP = {"model.embed_tokens.weight": "embed.weight", "model.norm.weight": "norm.weight", "lm_head.weight": "lm_head.weight"}
+
+
+def config(values: dict[str, Any], source: Path) -> GPTConfig:
+    """Our configuration of theirs."""
+    rope = values.get("rope_parameters") or {}  # transformers ≥ 5; before, rope_theta and rope_scaling
+    scaling = values.get("rope_scaling") or (rope if rope.get("rope_type", "default") != "default" else None)
+    if scaling:
+        raise CheckpointError(f"{source}: RoPE with scaling ({scaling}) is not implemented yet")
+    bias = values.get("attention_bias", False)
+    huggingface.expect(values, source, hidden_act="silu", mlp_bias=bias)
+    return GPTConfig(
+        vocab_size=values["vocab_size"],
+        context_length=values["max_position_embeddings"],
+        n_layer=values["num_hidden_layers"],
+        n_head=values["num_attention_heads"],
+        n_kv_head=values.get("num_key_value_heads"),
+        d_model=values["hidden_size"],
+        d_ff=values["intermediate_size"],
+        head_dim=values.get("head_dim"),
+        bias=bias,
+        norm="rmsnorm",
+        norm_eps=values.get("rms_norm_eps", 1e-6),
+        position="rope",
+        rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0),
+        activation="swiglu",
+        tie_embeddings=values.get("tie_word_embeddings", False),
+    )
+
+
+def read(directory: Path) -> GPT:
+    """The model of a Hugging Face Llama directory."""
+    model = GPT(config(read_json(directory / "config.json"), directory))
+    ours = rename(huggingface.tensors(directory))
+    if model.lm_head is None:
+        ours.pop("lm_head.weight", None)  # the embedding again
+    model.load_tensors(ours, str(directory))
+    return model
+
+
+def rename(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Their tensors under our names."""
+    ours: dict[str, Tensor] = {}
+    for name, tensor in theirs.items():
+        if match := re.fullmatch(r"model\.layers\.(\d+)\.(\w+)\.(.+)", name):
+            layer, part, rest = match.groups()
+            if rest != "rotary_emb.inv_freq":  # an old file's constant
+                ours[f"blocks.{layer}.{LAYER.get(part, part)}.{rest}"] = tensor
+        else:
+            ours[TOP.get(name, name)] = tensor
+    return ours
