@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from typing import Literal
 
 from ...errors import DataError, nearest
+from . import judge
+from .cast import ADJECTIVES, HELPERS, HOMES, KINDS, NOUNS
 from .draw import SPLITS, facts_at, is_heldout
 from .facts import Facts, Story
+from .judge import training_pairs
+from .names import GIVEN_NAMES
+from .obstacles import OBSTACLES
+from .places import PLACES
 from .plot import tell
+from .traits import OUTCOMES, TRAITS
 
 Split = Literal["train", "heldout"]
 
@@ -59,4 +66,44 @@ def generate(size: int, *, seed: int = 0, split: Split = "train") -> list[Story]
     raise AssertionError("stories() has no end")
 
 
-__all__ = ["Facts", "Split", "Story", "generate", "is_heldout", "stories", "story"]
+def names() -> tuple[str, ...]:
+    """The given names, held-out ones among them; invented names are made besides."""
+    return GIVEN_NAMES
+
+
+def combination(facts: Facts | judge.Reading) -> tuple[str | None, ...]:
+    """What a story is about, without its name and helper: equal for two stories that tell the same things."""
+    return (
+        facts.kind, facts.home, facts.object, facts.trait, facts.want, facts.obstacle, facts.outcome,
+    )  # fmt: skip
+
+
+WORLD: dict[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "home": tuple(HOMES),
+    "trait": tuple(TRAITS),
+    "place": tuple(PLACES),
+    "want": tuple(want for wants in PLACES.values() for want, _ in wants),
+    "adjective": ADJECTIVES,
+    "noun": NOUNS,
+    "obstacle": tuple(OBSTACLES),
+    "outcome": OUTCOMES,
+    "tool": tuple(obstacle.tool for obstacle in OBSTACLES.values()),
+    "helper": tuple(HELPERS),
+    "moral": tuple(turn.moral for trait in TRAITS.values() for turn in trait.turns.values()),
+}  # the values that each field of `Facts` can have
+
+__all__ = [
+    "WORLD",
+    "Facts",
+    "Split",
+    "Story",
+    "combination",
+    "generate",
+    "is_heldout",
+    "judge",
+    "names",
+    "stories",
+    "story",
+    "training_pairs",
+]

@@ -11,8 +11,8 @@ from __future__ import annotations
 KINDS = (
     "fox", "hare", "mouse", "badger", "hedgehog", "rabbit", "bear", "wolf", "goat", "donkey", "lamb",
     "mole", "kitten", "puppy", "pony", "calf", "piglet", "raccoon", "weasel", "fawn", "shrew", "vole",
-    "dormouse", "ferret", "porcupine", "lynx", "hamster", "llama", "tortoise", "toad", "lizard",
-    "gosling", "foal", "panda", "koala", "armadillo", "opossum", "skunk", "stoat", "wombat", "marmot",
+    "dormouse", "ferret", "porcupine", "lynx", "hamster", "llama", "tortoise", "meerkat", "lizard",
+    "jackal", "foal", "panda", "koala", "armadillo", "opossum", "skunk", "stoat", "wombat", "marmot",
     "gopher", "squirrel", "chipmunk",
 )  # fmt: skip
 
@@ -64,12 +64,12 @@ HELPERS = {
     "duck": "carried an old duck out of the nettles",
     "frog": "lifted an old frog out of a dry ditch",
     "goose": "shared some bread with a hungry old goose",
-    "swan": "combed the burrs from the wings of an old swan",
-    "robin": "put the fallen nest of an old robin back in its tree",
+    "swan": "picked the burrs from an old swan",
+    "robin": "mended the nest of an old robin",
     "stork": "fetched water for a thirsty old stork",
-    "turtle": "turned an old turtle right side up again",
-    "otter": "wrapped the sore tail of an old otter in cool moss",
-    "beaver": "held a heavy log for a tired old beaver",
+    "turtle": "turned an old turtle right side up",
+    "otter": "bandaged the sore tail of an old otter",
+    "beaver": "held a log for a tired old beaver",
 }
 
 

@@ -74,9 +74,7 @@ def is_heldout(facts: Facts) -> bool:
     return _is_heldout(facts.hero, facts.kind, facts.home, facts.noun, facts.obstacle, facts.trait, facts.want)
 
 
-def _is_heldout(
-    hero: str, kind: str, home: str, noun: str, obstacle: str, trait: str, want: str
-) -> bool:
+def _is_heldout(hero: str, kind: str, home: str, noun: str, obstacle: str, trait: str, want: str) -> bool:
     return (
         hero in HELD_OUT
         or (kind, home) in _KIND_HOME

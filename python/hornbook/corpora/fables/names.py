@@ -57,9 +57,7 @@ def _suitable(*syllables: str) -> bool:
 SHORT = tuple(f + z for f in FIRST for z in LAST if _suitable(f, z))
 LONG = tuple(f + m + z for f in FIRST for m in MIDDLE for z in LAST if _suitable(f, m, z))
 ALL = frozenset((*GIVEN, *SHORT, *LONG))
-HELD_OUT = frozenset(
-    [*(n for n in GIVEN if _stable("given " + n, 12)), *(n for n in SHORT + LONG if _stable(n, 10))]
-)
+HELD_OUT = frozenset([*(n for n in GIVEN if _stable("given " + n, 12)), *(n for n in SHORT + LONG if _stable(n, 10))])
 
 
 def _share(names: tuple[str, ...]) -> float:

@@ -35,23 +35,23 @@ PLACES = {
         ),
         (
             "hear the storyteller",
-            "At the market the storyteller told a tale so funny that {N} laughed until {he} cried.",
+            "At the market the storyteller was so funny that {N} laughed until {he} cried.",
         ),
     ),
     "the windy hill": (
         (
             "count the shooting stars",
-            "On the windy hill the sky was wide and dark, and {N} counted forty shooting stars.",
+            "On the windy hill the sky grew dark, and {N} counted forty shooting stars.",
         ),
         (
-            "learn how to sail a paper glider",
-            "On the windy hill the paper glider rose from the grass, and {N} cheered as it turned and turned.",
+            "fly a paper glider",
+            "On the windy hill the paper glider rose and turned, and {N} cheered.",
         ),
     ),
     "the birch wood": (
         (
             "look for mushrooms",
-            "In the birch wood the mushrooms stood in rings, and {N} took only what {he} needed.",
+            "In the birch wood the mushrooms stood in rings, and {N} took three of each.",
         ),
         (
             "hear the nightingale",
@@ -65,7 +65,7 @@ PLACES = {
         ),
         (
             "cut reeds for a new roof",
-            "In the salt marsh {N} cut reeds all afternoon and tied them into neat bundles.",
+            "In the salt marsh {N} cut reeds and tied them into neat bundles.",
         ),
     ),
     "the mountain lake": (
@@ -75,17 +75,17 @@ PLACES = {
         ),
         (
             "visit a very old aunt",
-            "By the mountain lake the old aunt was waiting, and she gave {N} hot chocolate.",
+            "By the mountain lake the old aunt was waiting for {N} with hot chocolate.",
         ),
     ),
     "the vineyard": (
         (
             "help with the grape harvest",
-            "In the vineyard {N} picked grapes until the barrels were full and everyone's chin was sticky.",
+            "In the vineyard {N} picked grapes until every basket was full.",
         ),
         (
-            "ask for a cutting of the oldest vine",
-            "In the vineyard the gardener cut {N} a twig and told {him} to plant it by a sunny wall.",
+            "ask for a twig of the oldest vine",
+            "In the vineyard the gardener cut {N} a twig to plant by a sunny wall.",
         ),
     ),
     "the rose garden": (
@@ -95,17 +95,17 @@ PLACES = {
         ),
         (
             "deliver an important letter",
-            "In the rose garden a lady opened the letter, read it twice, and kissed {N} on both cheeks.",
+            "In the rose garden a lady read the letter twice and kissed {N} on both cheeks.",
         ),
     ),
     "the waterfall": (
         (
-            "fill a bottle with its clean water",
+            "fill a bottle with clean water",
             "At the waterfall {N} held out the bottle, and it was full in a blink.",
         ),
         (
-            "see the rainbow that lives there",
-            "At the waterfall the rainbow hung in the spray, and {N} could nearly touch it.",
+            "find the end of a rainbow",
+            "At the waterfall {N} found the end of the rainbow, dancing in the spray.",
         ),
     ),
     "the village square": (
@@ -134,7 +134,7 @@ PLACES = {
             "In the old quarry {N} split a stone, and there lay a fossil like a curled fern.",
         ),
         (
-            "shout and hear the echo",
+            "shout to the echo",
             "In the old quarry {N} shouted good day, and the echo said it back seven times.",
         ),
     ),
@@ -154,18 +154,18 @@ PLACES = {
             "In the lavender field {N} gathered armfuls of blossoms while the crickets hummed.",
         ),
         (
-            "paint a picture of the blossoms",
-            "In the lavender field {N} painted until there was no violet left in the paint jar.",
+            "draw a picture of the blossoms",
+            "In the lavender field {N} drew until the violet crayon was gone.",
         ),
     ),
     "the ferry landing": (
         (
             "meet a cousin from overseas",
-            "At the ferry landing the cousin stepped ashore, and {N} hugged him for a whole minute.",
+            "At the ferry landing the cousin came ashore and hugged {N} for a whole minute.",
         ),
         (
             "send a parcel to an uncle",
-            "At the ferry landing the captain stamped the parcel and promised {N} to carry it safely.",
+            "At the ferry landing the captain took the parcel and gave {N} a receipt.",
         ),
     ),
     "the glass workshop": (
@@ -190,7 +190,7 @@ PLACES = {
     ),
     "the palace": (
         (
-            "dance at the royal ball",
+            "dance at the royal feast",
             "In the palace {N} danced until midnight, and even the queen clapped.",
         ),
         (
@@ -201,7 +201,7 @@ PLACES = {
     "the warm spring": (
         (
             "take a hot bath",
-            "In the warm spring {N} sat up to the neck in steaming water and wished for nothing more.",
+            "In the warm spring {N} sat up to the neck in steam and wished for nothing more.",
         ),
         (
             "fetch mud for a sore knee",
@@ -214,14 +214,14 @@ PLACES = {
             "In the tulip valley {N} chose twelve tulip bulbs, round and brown as onions.",
         ),
         (
-            "ride on the carousel",
-            "In the tulip valley the carousel spun, and {N} rode it until the music stopped.",
+            "go up in a balloon",
+            "In the tulip valley the balloon went up, and below {N} the fields lay like ribbons.",
         ),
     ),
     "the pumpkin patch": (
         (
             "choose a pumpkin for the harvest supper",
-            "In the pumpkin patch {N} knocked on each pumpkin and chose the one that sounded hollow.",
+            "In the pumpkin patch {N} chose the biggest pumpkin and rolled it to the gate.",
         ),
         (
             "see the friendly scarecrow",
@@ -231,7 +231,7 @@ PLACES = {
     "the sheep pasture": (
         (
             "learn how to knit",
-            "In the sheep pasture a shepherd taught {N} to knit, and by noon there was half a sock.",
+            "In the sheep pasture a shepherd taught {N} to knit, and soon there was half a sock.",
         ),
         (
             "find a lost lucky penny",
@@ -241,7 +241,7 @@ PLACES = {
     "the canyon": (
         (
             "see the ancient paintings",
-            "In the canyon {N} found the ancient paintings, a whole herd running over the rock.",
+            "In the canyon {N} found the ancient paintings, a whole herd racing over the rock.",
         ),
         (
             "hang a wish on the wishing tree",
@@ -261,21 +261,21 @@ PLACES = {
     "the clock shop": (
         (
             "have an alarm clock mended",
-            "In the clock shop a tiny screw was tightened, and for {N} the alarm clock ticked again.",
+            "In the clock shop one turn of a screw, and {N} heard the alarm clock tick again.",
         ),
         (
-            "become an apprentice",
-            "In the clock shop the clockmaker put an apron on {N} and said, \"Welcome, apprentice.\"",
+            "become a clockmaker",
+            'In the clock shop the clockmaker put an apron on {N} and said, "Welcome, apprentice."',
         ),
     ),
-    "the swan pond": (
+    "the lily pond": (
         (
             "skip stones",
-            "At the swan pond {N} skipped a stone nine times, and the ripples reached every shore.",
+            "At the lily pond {N} made one stone skip nine times, right to the other shore.",
         ),
         (
             "float a paper boat",
-            "At the swan pond {N} set down the paper boat, and it sailed off between the lilies.",
+            "At the lily pond {N} set down the paper boat, and it sailed off between the lilies.",
         ),
     ),
     "the strawberry meadow": (
@@ -285,27 +285,27 @@ PLACES = {
         ),
         (
             "share a picnic with old friends",
-            "In the strawberry meadow the friends spread out a picnic, and {N} brought the appetite.",
+            "In the strawberry meadow the friends had spread a picnic, and {N} ate for two.",
         ),
     ),
     "the island": (
         (
             "search for buried treasure",
-            "On the island {N} dug where the map said, and the buried treasure was a chest of lemons.",
+            "On the island {N} dug by a palm, and the buried treasure was a chest of lemons.",
         ),
         (
             "visit the hermit",
-            "On the island the hermit, who seldom spoke, said good evening to {N} and put on some tea.",
+            "On the island the hermit, who seldom spoke, told {N} stories and made tea.",
         ),
     ),
     "the observatory": (
         (
             "look at the moon through the telescope",
-            "In the observatory {N} put an eye to the telescope, and the moon was full of mountains.",
+            "In the observatory {N} looked through the telescope, and the moon was full of mountains.",
         ),
         (
             "ask the astronomer about comets",
-            "In the observatory the astronomer drew {N} a comet with a tail across three sheets.",
+            "In the observatory the astronomer drew {N} a comet with a tail three pages long.",
         ),
     ),
 }

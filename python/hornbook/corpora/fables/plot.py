@@ -17,95 +17,112 @@ from .places import PLACES
 from .traits import TRAITS
 
 OPENING = (
-    "Once there was a small {kind} named {N}, who lived {home_long}.",
-    "Long ago, {home_long}, there lived a little {kind} named {N}.",
-    "There was once a young {kind} named {N}, and {he} made {his} home {home_long}.",
-    "{Home_long} there lived a small {kind} whose name was {N}.",
-    "Everyone in the valley liked {N}, the little {kind} who lived {home_long}.",
-    "This is the story of {N}, a young {kind} who lived {home_long}.",
+    "Once there was {a_trait} little {kind} named {N}, who lived {home_long}.",
+    "Long ago, {home_long}, there lived {a_trait} little {kind} named {N}.",
+    "There was once {a_trait} young {kind} named {N}, who lived {home_long}.",
+    "{Home_long} there lived {a_trait} little {kind} named {N}.",
+    "Everyone in the valley knew {N}, the {trait} {kind} {home_long}.",
+    "This is the story of {N}, {a_trait} young {kind} who lived {home_long}.",
+    "{A_trait} little {kind} named {N} made {his} home {home_long}.",
+    "Far from any city, {home_long}, lived {a_trait} little {kind} named {N}.",
 )
 SHOWN = (
-    "{He} was {trait}, and {shown}.",
-    "Everyone knew that {he} was {trait}, and that {shown}.",
-    "{N} was {a_trait} little {kind}, and {shown}.",
+    "{Shown}.",
+    "{N} was so {trait} that {shown}.",
+    "Everyone said that {shown}.",
+    "All the neighbors knew that {shown}.",
 )
 TREASURE = (
-    "{His} dearest treasure was {an_obj}, which once had been {his} grandmother's.",
-    "{He} owned only one fine thing, {an_obj}, and {he} took it everywhere.",
-    "From {his} father {he} had {an_obj}, and {he} never went out without it.",
+    "{His} dearest treasure was {an_obj}.",
+    "{He} owned one fine thing, {an_obj}.",
+    "From {his} grandmother {he} had {an_obj}.",
+    "Wherever {he} went, {he} carried {an_obj}.",
+    "What {he} loved best of all was {an_obj}.",
     "Beside {his} bed {he} kept {an_obj}, the gift of an old friend.",
-    "With {his} own savings {he} had bought {an_obj}, and {he} was very fond of it.",
-    "{His} neighbors all admired the treasure that {he} carried about, {an_obj}.",
+    "{He} had once found {an_obj}, and {he} took good care of it.",
+    "{N} was never seen without {an_obj}.",
 )
 MORNING = (
     "One morning", "One bright morning", "One misty morning", "One windy morning", "One quiet morning",
     "One cool morning",
 )  # fmt: skip
 DEPARTURE = (
-    "{morning} {N} took the {obj}, left the {home}, and set out for {place} to {want}.",
-    '{morning} {N} left the {home} with the {obj}. "I will go to {place} and {want}," {he} said.',
-    "{morning} {he} woke with a wish to {want}, so {N} took the {obj} and went from the {home} to {place}.",
-    '"Today I am going to {place} to {want}," {N} called out {morning_low}, and left the {home} with the {obj}.',
+    "{morning} {N} took the {obj} and left the {home} to {want}.",
+    '{morning} {N} left the {home} with the {obj}. "I want to {want}," {he} said.',
+    "{morning} {N} felt a wish to {want}, took the {obj}, and left the {home}.",
+    '"Today I will {want}!" said {N} {morning_low}, and left the {home} with the {obj}.',
+    "{morning} {N} and the {obj} set out from the {home} to {want}.",
+    '{morning} {N} waved to the {home}, took the {obj}, and said, "I will go and {want}."',
 )
 ROAD = {
     "wit": (
-        "The road ran on between the hedges, and the {home} was soon out of sight.",
-        "Larks rose from the wheat, and the dust of the road was warm.",
-        "It was a long way, and {N} hummed to make it shorter.",
-        "Clouds sailed over the hills, and {he} matched {his} steps to theirs.",
+        "",
+        " Soon the {home} was out of sight.",
+        " Larks rose from the wheat, and the dust of the road was warm.",
+        " It was a long way, and {he} hummed to make it shorter.",
+        ' "Come back soon!" called the neighbors.',
+        " Clouds sailed along above {him}.",
     ),
     "tool": (
-        "{He} also packed {a_tool}, just in case.",
-        "A neighbor lent {him} {a_tool} for the road.",
-        "By the gate {he} found {a_tool} and took it along.",
+        " {He} also packed {a_tool}, just in case.",
+        " A neighbor lent {him} {a_tool} for the road.",
+        " By the gate {he} found {a_tool} and took it along.",
+        ' "Take {a_tool}, too," advised the neighbors, and {he} did.',
     ),
     "helper": (
-        "On the way {he} {kindness}.",
-        "A mile from the {home} {he} {kindness}.",
-        "Before long {he} {kindness}.",
+        " On the way {he} {kindness}.",
+        " A mile from the {home} {he} {kindness}.",
+        " Before long {he} {kindness}.",
     ),
-    "gift": (),
+    "gift": ("",),
 }
 OBSTACLE = (
-    "Halfway to {place}, {clause}.",
-    "But on the road to {place}, {clause}.",
-    "{He} had not gone far when trouble came: {clause}.",
-    "Then {he} had to stop, for {clause}.",
+    " Halfway to {place}, {clause}.",
+    " But on the road to {place}, {clause}.",
+    " Then trouble came: {clause}.",
+    " But soon {he} had to stop, for {clause}.",
+    " But not far from {place}, {clause}.",
 )
+ALONE = (" The {kind}", " So the {kind}", " Then the {kind}", " And the little {kind}")
 MEETING = (
-    'An old {helper} sat there in tears. "I lost everything I had," it said. "If only I had {an_obj} like yours!"',
-    'Beside the road sat an old {helper}. "What a lovely {obj}!" it sighed. "Nothing of mine was ever so fine."',
-    'There an old {helper} sat all alone. "Nobody ever gives me anything," it said, and looked at the {obj}.',
+    ' An old {helper} came by. "If only I had {an_obj} like yours!" it said.',
+    ' Along came an old {helper}. "What a lovely {obj}!" it sighed.',
+    ' An old {helper} stared at the {obj}. "I own nothing," it said.',
+    ' There sat an old {helper}. "I never had {an_obj}," it wept.',
 )
 HELP = (
-    'Just then the old {helper} came by. "You helped me, little {kind}," it said, and it {guided}.',
-    '"Little {kind}, I have not forgotten you," said the old {helper}, and it {guided}.',
-    'But the old {helper} had followed {him}. "One good turn deserves another, little {kind}," it said, and it '
-    "{guided}.",
+    ' "You helped me, little {kind}," said the old {helper}, and it {guided}.',
+    ' "Little {kind}, it is my turn," said the old {helper}, and it {guided}.',
+    " The old {helper} had heard the little {kind}, and it {guided}.",
 )
 THANKS = (
-    'The {helper} beamed. "Let me help you too, little {kind}," it said, and it {guided}.',
-    '"I will never forget this, little {kind}," said the {helper}, and it {guided}.',
+    ' "Thank you, little {kind}," it said, and it {guided}.',
+    ' "Come, little {kind}," it said, and it {guided}.',
+    " It hugged the little {kind}, and then it {guided}.",
 )
 RETURN = {
     True: (
-        "That evening the {kind} came home to the {home} and put the {obj} back in its place.",
-        "When the stars came out, the {kind} was home at the {home}, with the {obj} close beside {him}.",
-        "Then the {kind} went home to the {home}, and {N} fell asleep with the {obj} by {his} pillow.",
-        "At dusk the {kind} came home to the {home} with the {obj} and a good story to tell.",
+        "At last the {kind} came home to the {home} and put the {obj} back in its place.",
+        "Tired and happy, the {kind} came home to the {home} with the {obj}.",
+        "Then the {kind} carried the {obj} home to the {home}.",
+        "The {kind} came home to the {home} with the {obj} and a good story.",
+        "When the {kind} was home at the {home}, {he} fell asleep beside the {obj}.",
+        "Then {N} the {kind} went home to the {home} with the {obj}.",
     ),
     False: (
-        "That evening the {kind} came home to the {home} without the {obj}, but with a light heart.",
-        "When the stars came out, the {kind} was home at the {home}, and {N} did not miss the {obj} at all.",
-        "Then the {kind} went home to the {home}, glad to know that the {obj} had a new friend.",
+        "The {kind} came home to the {home} without the {obj}, but with a light heart.",
+        "The {kind} went home to the {home}, glad that the {obj} had a new friend.",
+        "When the {kind} was home at the {home}, {he} did not miss the {obj} at all.",
+        "Then {N} the {kind} went home to the {home} without the {obj}.",
     ),
 }
 MORAL = (
     "And so {N} learned that {moral}.",
     "From that day on, {N} knew that {moral}.",
-    "Ever since, they say at the {home} that {moral}.",
-    "And everyone who heard the story agreed that {moral}.",
+    "Ever since, they say at the {home} of {N} that {moral}.",
+    "Everyone who hears of {N} agrees that {moral}.",
     "To this day {N} will tell you that {moral}.",
+    "And {N} never forgot that {moral}.",
 )
 
 
@@ -138,6 +155,7 @@ def tell(f: Facts, random: Callable[[], float]) -> tuple[str, float]:
         "Home_long": "I" + HOMES[f.home][1:],
         "trait": f.trait,
         "a_trait": a(f.trait),
+        "A_trait": a(f.trait).capitalize(),
         "want": f.want,
         "place": f.place,
         "obj": f.object,
@@ -148,25 +166,22 @@ def tell(f: Facts, random: Callable[[], float]) -> tuple[str, float]:
         "morning_low": morning.replace("One", "one"),
     }
     w["shown"] = trait.shown.format_map(w)
+    w["Shown"] = w["He"] + w["shown"][len(f.pronoun) :]
     w["clause"] = obstacle.clause.format_map(w)
     w["guided"] = obstacle.guided.format_map(w)
     w["a_tool"] = obstacle.tool
     if f.outcome == "helper":
         w["kindness"] = HELPERS[f.helper]
     test = trait.turns[f.outcome].test
-    # The blank before a sentence stands here, so that joining is one format call.
-    parts = [pick(OPENING), " ", pick(SHOWN), " ", pick(TREASURE), "\n", pick(DEPARTURE)]
-    if ROAD[f.outcome]:
-        parts += [" ", pick(ROAD[f.outcome])]
-    parts += [" ", pick(OBSTACLE), " "]
-    if f.outcome == "wit":
-        parts += [test, " ", obstacle.wit]
-    elif f.outcome == "tool":
-        parts += [test, " ", obstacle.tooled]
+    # The blank before a sentence that may be missing stands inside it.
+    parts = [pick(OPENING), " ", pick(SHOWN), " ", pick(TREASURE), "\n", pick(DEPARTURE), pick(ROAD[f.outcome])]
+    parts.append(pick(OBSTACLE))
+    if f.outcome == "gift":
+        parts += [pick(MEETING), " ", test, pick(THANKS)]
     elif f.outcome == "helper":
-        parts += [test, " ", pick(HELP)]
+        parts += [" ", test, pick(HELP)]
     else:
-        parts += [pick(MEETING), " ", test, " ", pick(THANKS)]
+        parts += [" ", test, pick(ALONE), " ", obstacle.wit if f.outcome == "wit" else obstacle.tooled, "."]
     ending = dict(PLACES[f.place])[f.want]
     parts += ["\n", ending, " ", pick(RETURN[f.keeps_object]), " ", pick(MORAL)]
     return "".join(parts).format_map(w), bits

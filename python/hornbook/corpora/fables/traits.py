@@ -20,7 +20,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """``shown`` follows "was <trait>, and"; ``turns`` maps each outcome that suits the trait to its turn."""
+    """``shown`` is a clause about the hero that shows it; ``turns`` maps each outcome that suits the trait to its turn."""
 
     shown: str
     turns: dict[str, Turn]
@@ -30,14 +30,14 @@ OUTCOMES = ("wit", "tool", "helper", "gift")
 
 TRAITS = {
     "patient": Trait(
-        "{he} could watch a bud all morning to see it open",
+        "{he} could watch a bud until it opened",
         {
             "wit": Turn(
-                '"There is no hurry," said {N}, and {he} sat down and looked at the trouble from every side.',
+                '"There is no hurry," said {N}, and {he} sat down to look and wait.',
                 "whoever waits and watches will find a way",
             ),
             "tool": Turn(
-                '"Slowly does it," said {N}, and {he} set to work, a little at a time.',
+                '"A little at a time," said {N}, and {he} set to work.',
                 "great things are done little by little",
             ),
         },
@@ -46,11 +46,11 @@ TRAITS = {
         "{he} was not afraid of thunder or the dark",
         {
             "wit": Turn(
-                'For once {N} felt cold with fear. "I am afraid, and I will try all the same," {he} said.',
+                '"I am afraid, but I will try," said {N}.',
                 "courage means to be afraid and still go on",
             ),
             "tool": Turn(
-                '"Somebody has to be first," said {N}, and {he} stepped forward with {his} chin held high.',
+                '"Somebody has to be first," said {N}, and {he} stepped forward.',
                 "a brave first step is half the journey",
             ),
         },
@@ -59,37 +59,37 @@ TRAITS = {
         "{he} could answer any riddle in the land",
         {
             "wit": Turn(
-                '{N} walked up and down and thought hard. "Aha!" {he} cried at last. "I have it!"',
+                '{N} thought hard. "I have it!" {he} cried at last.',
                 "a good idea is better than a strong back",
             ),
             "tool": Turn(
-                '"What have I brought, and what can it do?" {N} asked, and then {he} began to smile.',
+                '"What have I brought, and what can it do?" asked {N}.',
                 "a clever head makes much out of little",
             ),
         },
     ),
     "careful": Trait(
-        "{he} tried every step before {he} took it",
+        "{he} tested every step",
         {
             "wit": Turn(
-                '"Look first and leap later," said {N}, and {he} studied the ground inch by inch.',
+                '"Look first and leap later," said {N}, looking around.',
                 "it is better to look twice than to fall once",
             ),
             "tool": Turn(
-                '"I thought that something like this might happen," said {N}, who had come prepared.',
-                "whoever prepares in time can travel without worry",
+                '"I thought so," said {N}, who had come prepared.',
+                "whoever prepares can travel without worry",
             ),
         },
     ),
     "curious": Trait(
-        "{he} turned over every stone to see what was below",
+        "{he} looked under every stone",
         {
             "wit": Turn(
-                '"Now how did that happen?" asked {N}, and {he} went closer to find out.',
+                '"What have we here?" asked {N}, and {he} looked closely.',
                 "one good question can open a closed road",
             ),
             "tool": Turn(
-                '"I wonder what would happen if I tried something new," said {N}.',
+                '"Let me try something new," said {N}.',
                 "those who try new things find new roads",
             ),
         },
@@ -98,37 +98,37 @@ TRAITS = {
         "{he} never left a job half done",
         {
             "wit": Turn(
-                '{N} tried once and failed, and tried again and failed. "The third time counts," {he} said.',
+                '{N} tried and failed, and tried and failed. "Once more," {he} said.',
                 "those who do not give up will arrive",
             ),
             "tool": Turn(
-                '"Then I had better begin," said {N}, and {he} did not rest until it was done.',
+                '"Then I had better begin," said {N}, and {he} did not rest.',
                 "steady work can move a mountain",
             ),
         },
     ),
     "kind": Trait(
-        "{he} always stopped when someone was in trouble",
+        "{he} always stopped to help",
         {
             "helper": Turn(
-                '{N} did not know what to do. "I only hope that nobody was hurt here," {he} said.',
+                '"I hope that nobody else gets stuck here," said {N}.',
                 "a kindness always finds its way back",
             ),
             "gift": Turn(
-                "{N} could not bear to see anyone so sad, and {he} gave the {obj} to the {helper}.",
+                '"Do not be sad," said {N}, and gave the {obj} to the {helper}.',
                 "what is given with love is never lost",
             ),
         },
     ),
     "generous": Trait(
-        "{he} never ate a cake without giving half of it away",
+        "{he} always gave away half of {his} cake",
         {
             "helper": Turn(
-                '"If I had a boat or a pair of wings, I would lend them to everyone," sighed {N}.',
+                '"I help everyone," sighed {N}, "but who will help me?"',
                 "whoever gives help will be given help",
             ),
             "gift": Turn(
-                '"Please take it," said {N}, and {he} gave the {obj} to the {helper} with a bow.',
+                '"Please take it," said {N}, and gave the {obj} to the {helper}.',
                 "an open hand is never empty for long",
             ),
         },
@@ -137,8 +137,8 @@ TRAITS = {
         "{he} told the truth even when it was hard",
         {
             "helper": Turn(
-                '"I cannot do this alone," {N} said aloud, because it was the truth.',
-                "there is no shame in saying that you need help",
+                '"I cannot do this alone," said {N}, and that was the truth.',
+                "there is no shame in needing help",
             ),
             "gift": Turn(
                 '"It is not worth much," said {N}, who would not lie, "but it is yours," '
@@ -151,33 +151,33 @@ TRAITS = {
         "{he} sang even when it rained",
         {
             "helper": Turn(
-                '"At least it is not raining too!" laughed {N}, and {he} sang so merrily that it rang for miles.',
+                '"A song cannot make it worse!" laughed {N}, and {he} sang out loud.',
                 "a merry song brings friends from far away",
             ),
             "wit": Turn(
-                '"A puzzle! How lucky that I like puzzles," laughed {N}, and soon {he} had the answer.',
+                '"How lucky that I like puzzles!" laughed {N}.',
                 "trouble weighs less when you laugh at it",
             ),
         },
     ),
     "humble": Trait(
-        "{he} never talked about the good things {he} did",
+        "{he} never talked about {himself}",
         {
             "helper": Turn(
-                '"Others know more than I do," said {N}. "I will ask the first one who comes along."',
+                '"Others know more than I do," said {N}. "I will ask."',
                 "the wise are not too proud to ask",
             ),
             "gift": Turn(
-                '"You will make better use of it than I do," said {N}, and {he} gave the {obj} to the {helper}.',
+                '"You need it more than I do," said {N}, and gave the {obj} to the {helper}.',
                 "the best gifts are given quietly",
             ),
         },
     ),
     "gentle": Trait(
-        "even the butterflies were not afraid of {him}",
+        "{he} would not harm a fly",
         {
             "helper": Turn(
-                '{N} did not shout or stamp. {He} only called softly, "Is anyone there?"',
+                '{N} did not shout. "Is anyone there?" {he} called softly.',
                 "a soft voice is heard where shouting is not",
             ),
             "gift": Turn(
@@ -190,11 +190,11 @@ TRAITS = {
         "{he} did not like to be told anything",
         {
             "helper": Turn(
-                '"I need nobody!" said {N}. But {he} tried and failed until {he} called, "Please, help me!"',
+                '"I need nobody!" said {N}. But {he} failed, and called, "Please, help me!"',
                 "pride walks alone, but friends arrive together",
             ),
             "wit": Turn(
-                '"I know everything," said {N}, and {he} fell flat on {his} nose. Then {he} began to think.',
+                '"I know all about this," said {N}, and got it wrong. Then {he} began to think.',
                 "those who know everything learn nothing",
             ),
         },
@@ -203,11 +203,11 @@ TRAITS = {
         "{he} never looked before {he} jumped",
         {
             "wit": Turn(
-                '{N} rushed ahead and fell into the mud. "Next time I will think first," {he} groaned.',
+                '{N} rushed ahead and fell. "Next time I will think first," {he} groaned.',
                 "haste only makes the road longer",
             ),
             "tool": Turn(
-                '"Quick, quick!" cried {N}, and {he} slipped and fell. The second time {he} went slowly.',
+                '"Quick, quick!" cried {N}, and slipped. The second time {he} went slowly.',
                 "slow and sure is faster than quick and sorry",
             ),
         },
@@ -216,13 +216,12 @@ TRAITS = {
         "{he} never changed {his} mind",
         {
             "helper": Turn(
-                '"I will go straight on," said {N}, and {he} tried until {he} was worn out. '
-                '"Well, now I will listen," {he} sighed.',
+                '"I need no advice," said {N}. But by noon {he} was ready to listen.',
                 "good advice is worth a change of mind",
             ),
             "wit": Turn(
-                '{N} pushed straight ahead until {he} could push no more. "Or is there another way?" {he} asked.',
-                "when one door stays shut, it is wise to try another",
+                '{N} pushed ahead and got nowhere. "Is there another way?" {he} asked at last.',
+                "when one door is shut, it is wise to try another",
             ),
         },
     ),
@@ -230,11 +229,11 @@ TRAITS = {
         "{he} always wanted more than {he} had",
         {
             "helper": Turn(
-                '"Why should anyone help me, when I hardly ever share?" asked {N} sadly.',
+                '"Who would help me, when I hardly ever share?" asked {N}.',
                 "even one small kindness is remembered",
             ),
             "gift": Turn(
-                '"It is mine!" cried {N}. Then {he} felt ashamed, and {he} gave the {obj} to the {helper}.',
+                '"It is mine!" cried {N}. Then {he} felt ashamed, and gave the {obj} to the {helper}.',
                 "sharing brings more joy than keeping",
             ),
         },
@@ -243,11 +242,11 @@ TRAITS = {
         "{he} hid whenever strangers came by",
         {
             "helper": Turn(
-                '{N} wanted to hide. Instead {he} took a deep breath and called, "Can anybody help me?"',
+                '{N} wanted to hide, but {he} called, "Can anybody help me?"',
                 "one bold word can win a friend",
             ),
             "gift": Turn(
-                "{N} was too shy to speak, so {he} held out the {obj} to the {helper} and smiled.",
+                "Without a word, {N} held out the {obj} to the {helper} and smiled.",
                 "a gift can speak when words are hard to find",
             ),
         },
@@ -256,24 +255,24 @@ TRAITS = {
         "{he} jumped at every rustling leaf",
         {
             "wit": Turn(
-                "{N} hid behind a stone, but the longer {he} looked, the smaller the danger seemed.",
+                "{N} hid. But the longer {he} looked, the smaller the danger seemed.",
                 "most troubles shrink when you look at them",
             ),
             "tool": Turn(
-                '{N} trembled and nearly ran home. "Only one step," {he} whispered, "and then one more."',
+                '"Only one step," whispered {N}, "and then one more."',
                 "the longest road is walked one step at a time",
             ),
         },
     ),
     "lazy": Trait(
-        "{he} never did today what could wait until tomorrow",
+        "{he} put everything off until tomorrow",
         {
             "wit": Turn(
-                '{N} sat and sighed, and nothing changed. "Sighing is no use," {he} said, and stood up.',
+                "{N} sat and sighed, and nothing changed. So up {he} got.",
                 "wishing is not the same as doing",
             ),
             "tool": Turn(
-                "{N} lay down and waited for someone else to do the work, but nobody came. So up {he} got.",
+                '"Someone else will do it," yawned {N}. But nobody came.',
                 "work that is put off does not do itself",
             ),
         },
@@ -282,11 +281,11 @@ TRAITS = {
         "{he} complained about sunshine and rain alike",
         {
             "helper": Turn(
-                '"The whole world is against me," grumbled {N}. "Not the whole world," said a voice.',
+                '"Nobody likes me," grumbled {N}. "I do," said a voice.',
                 "a good friend can sweeten the sourest day",
             ),
             "gift": Turn(
-                "{N} grumbled, but {he} gave the {obj} to the {helper} after all, and had to smile.",
+                "{N} grumbled, but gave the {obj} to the {helper}, and had to smile.",
                 "doing good is the best cure for a bad mood",
             ),
         },
