@@ -39,7 +39,9 @@ class KVCache:
         """
         end = self.length + k.shape[1]
         if end > self.k.shape[2]:
-            raise ConfigError(f"the cache has room for {self.k.shape[2]} tokens, not {end}; make it with a larger max_length")
+            raise ConfigError(
+                f"the cache has room for {self.k.shape[2]} tokens, not {end}; make it with a larger max_length"
+            )
         self.k[layer, :, self.length : end] = k
         self.v[layer, :, self.length : end] = v
         return self.k[layer, :, :end], self.v[layer, :, :end]

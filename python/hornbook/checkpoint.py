@@ -89,7 +89,10 @@ def load(path: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> dic
         CheckpointError: if a file is missing, truncated, or from another format, with nothing changed.
     """
     state = read_state(path)
-    weights, tensors = files.read_tensors(path / "model.safetensors"), files.read_tensors(path / "optimizer.safetensors")
+    weights, tensors = (
+        files.read_tensors(path / "model.safetensors"),
+        files.read_tensors(path / "optimizer.safetensors"),
+    )
     expected = _names(model, optimizers)
     if foreign := sorted(key for key in tensors if key.rpartition(".")[0] not in expected):
         raise CheckpointError(f"{path}: optimizer.safetensors has {foreign[0]!r}, which this run's optimizers do not")

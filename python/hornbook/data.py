@@ -32,7 +32,10 @@ Source = str | Path | Iterable[str] | Iterable[Path]
 Packing = Literal["auto", "documents", "stream"]
 
 HEADER = 256  # int32 words before a shard's tokens: magic, version, number of tokens, zeros
-FORMATS = {np.dtype(np.uint16): (20240520, 1), np.dtype(np.uint32): (20240801, 7)}  # llm.c's magic and version
+FORMATS = {
+    np.dtype(np.uint16): (20240520, 1),
+    np.dtype(np.uint32): (20240801, 7),
+}  # llm.c's magic and version
 SHARD_TOKENS = 100_000_000
 
 log = logging.getLogger("hornbook")
@@ -55,7 +58,9 @@ class Split:
     def __post_init__(self) -> None:
         self.bounds = np.cumsum([0] + [len(p) for p in self.parts])
         if len(self.starts) and self.starts[-1] != self.bounds[-1]:
-            raise DataError(f"{self.bounds[-1]} tokens, but the documents end at {self.starts[-1]}: prepare the shards again")
+            raise DataError(
+                f"{self.bounds[-1]} tokens, but the documents end at {self.starts[-1]}: prepare the shards again"
+            )
 
     def __len__(self) -> int:
         """Tokens."""
@@ -107,9 +112,7 @@ class TokenData:
         self.train, self.heldout = (_read_split(directory, manifest["splits"][name]) for name in ("train", "heldout"))
 
     @classmethod
-    def from_text(
-        cls, source: Source, tokenizer: AnyTokenizer, *, heldout: float | Iterable[str] = 0.05
-    ) -> TokenData:
+    def from_text(cls, source: Source, tokenizer: AnyTokenizer, *, heldout: float | Iterable[str] = 0.05) -> TokenData:
         """Encode a corpus into memory.
 
         Args:
@@ -121,7 +124,11 @@ class TokenData:
         self = cls.__new__(cls)
         self.tokenizer = tokenizer
         memory: dict[str, _InMemory] = {"train": _InMemory(), "heldout": _InMemory()}
-        _encode(_assign(source, heldout), tokenizer, lambda split, ids, bounds, size: memory[split].add(ids, bounds, size))
+        _encode(
+            _assign(source, heldout),
+            tokenizer,
+            lambda split, ids, bounds, size: memory[split].add(ids, bounds, size),
+        )
         self.train, self.heldout = memory["train"].split(), memory["heldout"].split()
         return self
 
@@ -158,7 +165,9 @@ def prepare(
         raise DataError(f"{out} exists and holds no token shards; choose another folder")
 
     def fill(directory: Path) -> None:
-        writers = {name: _ShardWriter(directory, name, tokenizer.vocab_size, shard_tokens) for name in ("train", "heldout")}
+        writers = {
+            name: _ShardWriter(directory, name, tokenizer.vocab_size, shard_tokens) for name in ("train", "heldout")
+        }
         seen = [0, 0]
 
         def take(split: str, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
@@ -210,7 +219,13 @@ class Batches:
             )
         if packing == "auto":
             packing = "documents" if len(split) <= split.documents * context_length else "stream"
-        self.split, self.batch_size, self.width, self.seed, self.packing = split, batch_size, context_length + 1, seed, packing
+        self.split, self.batch_size, self.width, self.seed, self.packing = (
+            split,
+            batch_size,
+            context_length + 1,
+            seed,
+            packing,
+        )
         self.cursor = {"epoch": 0, "row": 0}
         self._plan: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         if packing == "documents":
@@ -458,5 +473,7 @@ def read_shard(path: Path) -> NDArray[Any]:
         raise DataError(f"{path}: not a token shard (its header is not llm.c's)")
     count = int(header[2])
     if path.stat().st_size != HEADER * 4 + count * dtype.itemsize:
-        raise DataError(f"{path}: truncated: {count} tokens promised, {path.stat().st_size} bytes found; prepare it again")
+        raise DataError(
+            f"{path}: truncated: {count} tokens promised, {path.stat().st_size} bytes found; prepare it again"
+        )
     return np.memmap(path, dtype=dtype.newbyteorder("<"), mode="r", offset=HEADER * 4, shape=(count,))

@@ -80,12 +80,23 @@ class GPTConfig:
         return -(-self.d_model * 8 // 3 // 64) * 64 if self.activation == "swiglu" else 4 * self.d_model
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "kv_heads", "head_size", "ff_size"):
+        for name in (
+            "vocab_size",
+            "context_length",
+            "n_layer",
+            "n_head",
+            "d_model",
+            "kv_heads",
+            "head_size",
+            "ff_size",
+        ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
         if not self.head_dim and self.d_model % self.n_head:
-            raise ConfigError(f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head}), or give head_dim")
+            raise ConfigError(
+                f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head}), or give head_dim"
+            )
         if self.n_head % self.kv_heads:
             raise ConfigError(f"n_head ({self.n_head}) must be a multiple of n_kv_head ({self.kv_heads})")
         if self.position == "rope" and self.head_size % 2:
@@ -122,7 +133,13 @@ _NOT_YET: dict[str, tuple[Any, ...]] = {
     "padded_vocab_size": (None,),
 }
 
-_LLAMA = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "bias": False, "tie_embeddings": False}
+_LLAMA = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "activation": "swiglu",
+    "bias": False,
+    "tie_embeddings": False,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     # nano is sized by what two laptop cores learn from fables in two minutes.
     "nano": {
@@ -279,7 +296,12 @@ class GPT(nn.Module):
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
 
     def forward(
-        self, ids: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None, reduction: str = "mean"
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        *,
+        cache: KVCache | None = None,
+        reduction: str = "mean",
     ) -> Tensor:
         """Logits, or the loss where ``targets`` are given.
 
@@ -303,7 +325,7 @@ class GPT(nn.Module):
     def hidden(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """(B, T) ids → (B, T, d_model): what the last matrix makes logits from."""
         start = 0 if cache is None else cache.length
-        B, T = ids.shape
+        T = ids.shape[1]
         if start + T > self.config.context_length:
             raise ConfigError(
                 f"{start + T} tokens do not fit into the context of {self.config.context_length}: "

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-
 def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
     if causal:
         T_q, T_k = x.shape[-2:]

@@ -114,7 +114,9 @@ def _check(choice: dict[str, str]) -> dict[str, str]:
         if op and op not in OPERATIONS:
             raise ConfigError(f"there is no operation {op!r}{nearest(op, OPERATIONS)}")
         if implementation not in IMPLEMENTATIONS:
-            raise ConfigError(f"there is no implementation {implementation!r}{nearest(implementation, IMPLEMENTATIONS)}")
+            raise ConfigError(
+                f"there is no implementation {implementation!r}{nearest(implementation, IMPLEMENTATIONS)}"
+            )
         if op and implementation == "fused" and op not in KERNELS:
             raise ConfigError(f"{op} has no kernel yet: choose 'torch' or 'reference' for it")
     return choice

@@ -30,7 +30,9 @@ def loss_curve(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with plt.rc_context({"svg.hashsalt": "hornbook", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(
+        {"svg.hashsalt": "hornbook", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         if train:
             axes.plot(*zip(*train, strict=True), color="#9ecae1", linewidth=1, label="training batches")

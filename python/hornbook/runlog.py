@@ -65,7 +65,9 @@ def read(path: Path) -> list[dict[str, Any]]:
             entries.append(json.loads(line))
         except ValueError:
             if number < len(lines):
-                raise CheckpointError(f"{path}: line {number} is not JSON; move the file away to go on without it") from None
+                raise CheckpointError(
+                    f"{path}: line {number} is not JSON; move the file away to go on without it"
+                ) from None
     return entries
 
 

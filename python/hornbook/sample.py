@@ -310,7 +310,9 @@ def encode_prompt(model: GPT, tokenizer: AnyTokenizer, prompt: str) -> list[int]
 def _known(token: int, tokenizer: AnyTokenizer) -> int:
     """A model may have more rows than its tokenizer has tokens (padding); it can only write the tokenizer's."""
     if token >= tokenizer.vocab_size:
-        raise ConfigError(f"the model wrote token {token}, beyond the tokenizer's {tokenizer.vocab_size}: wrong tokenizer?")
+        raise ConfigError(
+            f"the model wrote token {token}, beyond the tokenizer's {tokenizer.vocab_size}: wrong tokenizer?"
+        )
     return token
 
 

@@ -81,11 +81,21 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "keep", "copy_length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "clip", "copy_steps", "eval_every", "checkpoint_every"):
+        for name in (
+            "learning_rate",
+            "muon_learning_rate",
+            "weight_decay",
+            "clip",
+            "copy_steps",
+            "eval_every",
+            "checkpoint_every",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.copy_steps >= self.steps:
-            raise ConfigError(f"copy_steps ({self.copy_steps}) are part of steps ({self.steps}) and must leave some for text")
+            raise ConfigError(
+                f"copy_steps ({self.copy_steps}) are part of steps ({self.steps}) and must leave some for text"
+            )
         if not 0 <= self.warmup <= 1 or not 0 <= self.final_rate <= 1:
             raise ConfigError("warmup and final_rate are shares: give a number from 0 to 1")
 
@@ -140,7 +150,9 @@ class Trainer:
             )
         self.T = self.config.context_length or model.config.context_length
         if self.T > model.config.context_length:
-            raise ConfigError(f"rows of {self.T} tokens do not fit into the model's context of {model.config.context_length}")
+            raise ConfigError(
+                f"rows of {self.T} tokens do not fit into the model's context of {model.config.context_length}"
+            )
 
         self.device = device.pick(self.config.device)
         self.model = model.to(self.device)
@@ -168,7 +180,10 @@ class Trainer:
         """
         last: dict[str, float] = {}
         self.model.train()
-        with _interruptible() as interrupted, Progress(self.config.steps, self.step, quiet=self.quiet) as progress:
+        with (
+            _interruptible() as interrupted,
+            Progress(self.config.steps, self.step, quiet=self.quiet) as progress,
+        ):
             while self.step < self.config.steps:
                 entry = self._one_step()
                 done = self.step == self.config.steps
@@ -184,7 +199,9 @@ class Trainer:
                     raise KeyboardInterrupt
         if self.log is not None and self.out is not None:
             self.log.draw(
-                self.out / "loss.svg", scale=1 / math.log(2) / max(self.bytes_per_token, 1e-9), marks=self.marks
+                self.out / "loss.svg",
+                scale=1 / math.log(2) / max(self.bytes_per_token, 1e-9),
+                marks=self.marks,
             )
             self.log.close()
         return last
@@ -203,7 +220,13 @@ class Trainer:
         assert self.out is not None
         state = {"cursor": self.batches.cursor, "config": config_.to_dict(self.config)}
         checkpoint.save(
-            self.out, self.step, self.model, self.optimizers, state, tokenizer=self.tokenizer, keep=self.config.keep
+            self.out,
+            self.step,
+            self.model,
+            self.optimizers,
+            state,
+            tokenizer=self.tokenizer,
+            keep=self.config.keep,
         )
 
     def _one_step(self) -> dict[str, Any]:
@@ -227,7 +250,11 @@ class Trainer:
                 "the last checkpoint is untouched"
             )
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf)
-        phase = (self.step, config.copy_steps) if copying else (self.step - config.copy_steps, config.steps - config.copy_steps)
+        phase = (
+            (self.step, config.copy_steps)
+            if copying
+            else (self.step - config.copy_steps, config.steps - config.copy_steps)
+        )
         optim.set_rate(self.optimizers, schedule(*phase, config))
         for optimizer in self.optimizers:
             optimizer.step()

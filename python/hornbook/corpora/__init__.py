@@ -36,7 +36,7 @@ class Corpus:
 CORPORA = {
     c.name: c
     for c in (
-        Corpus("fables", "short consistent stories with morals, generated here; any size", "MIT, like Hornbook", 5_000_000),
+        Corpus("fables", "short stories with morals, made by a program; any size", "MIT, like Hornbook", 5_000_000),
     )
 }
 

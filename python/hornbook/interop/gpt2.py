@@ -20,7 +20,12 @@ LAYER = {
     "mlp.c_fc": "mlp.up_proj",
     "mlp.c_proj": "mlp.down_proj",
 }
-TOP = {"wte.weight": "embed.weight", "wpe.weight": "position.weight", "ln_f.weight": "norm.weight", "ln_f.bias": "norm.bias"}
+TOP = {
+    "wte.weight": "embed.weight",
+    "wpe.weight": "position.weight",
+    "ln_f.weight": "norm.weight",
+    "ln_f.bias": "norm.bias",
+}
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 
 
