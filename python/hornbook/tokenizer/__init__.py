@@ -1,0 +1,16 @@
+"""From text to numbers and back: byte-level BPE, and two simpler tokenizers to compare it with."""
+
+from .base import StreamDecoder, TokenizerLike, id_dtype
+from .bpe import Tokenizer
+from .show import show
+from .simple import CharTokenizer, WordTokenizer
+
+__all__ = [
+    "CharTokenizer",
+    "StreamDecoder",
+    "Tokenizer",
+    "TokenizerLike",
+    "WordTokenizer",
+    "id_dtype",
+    "show",
+]

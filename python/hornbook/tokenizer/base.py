@@ -1,0 +1,106 @@
+"""What every tokenizer can do, and the parts that are the same for all."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..errors import TokenizerError
+
+Ids = Any  # a sequence of int, a numpy array or a torch tensor of any integer type, one-dimensional
+Allowed = Literal["all"] | AbstractSet[str]
+Disallowed = Literal["all"] | Collection[str]
+Choice = bool | list[str] | None  # of special tokens, for the core: all, none, or these
+EOT = "<|endoftext|>"
+
+
+@runtime_checkable
+class TokenizerLike(Protocol):
+    """The interface that `Tokenizer`, `CharTokenizer` and `WordTokenizer` share."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def special_tokens(self) -> dict[str, int]: ...
+    @property
+    def eot_id(self) -> int | None: ...
+    @property
+    def hash(self) -> str: ...
+    def encode(
+        self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
+    ) -> list[int]: ...
+    def encode_ordinary(self, text: str) -> list[int]: ...
+    def encode_to_numpy(
+        self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
+    ) -> np.ndarray: ...
+    def encode_batch(self, texts: Iterable[str], num_threads: int | None = None) -> list[list[int]]: ...
+    def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]: ...
+    def decode(self, ids: Ids, errors: str = "replace") -> str: ...
+    def decode_bytes(self, ids: Ids) -> bytes: ...
+    def stream_decoder(self) -> StreamDecoder: ...
+    def save(self, path: Any) -> None: ...
+    def __len__(self) -> int: ...
+
+
+class StreamDecoder:
+    """Ids in, text out, one at a time, never half a character.
+
+    A token can end inside a character; its bytes wait for the next one. Bytes that can no longer become a
+    character turn into U+FFFD. All the text returned, ``finish()`` included, is what ``decode`` gives for the ids.
+
+    >>> decoder = tok.stream_decoder()                                      # doctest: +SKIP
+    >>> text = "".join(decoder.push(id) for id in ids) + decoder.finish()   # doctest: +SKIP
+    """
+
+    def __init__(self, tokenizer: TokenizerLike) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id: int) -> str:
+        """The text that ``id`` completes, often one token's, sometimes none."""
+        return self._decoder.decode(self._tokenizer.decode_bytes([int(id)]))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD if the ids ended inside a character, else nothing. The decoder starts anew."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text
+
+
+def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The smallest of uint16 and uint32 that holds all ids: what `encode_to_numpy` returns and shards hold."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
+
+
+def plain_ids(ids: Ids) -> Sequence[int] | np.ndarray:
+    """``ids`` as a sequence of int, or as an int64 array. Raises TokenizerError for other shapes and types."""
+    if isinstance(ids, (list, tuple)):
+        return ids
+    if hasattr(ids, "detach"):  # a torch tensor, without importing torch
+        ids = ids.detach().cpu().numpy()
+    if isinstance(ids, np.ndarray):
+        if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+            raise TokenizerError(
+                f"ids have shape {ids.shape} and type {ids.dtype}; expected one dimension of integers. "
+                "For several sequences use decode_batch"
+            )
+        return np.ascontiguousarray(ids, dtype=np.int64)
+    if isinstance(ids, int):
+        raise TokenizerError(f"expected a sequence of ids, got the single id {ids}; write [{ids}]")
+    return list(ids)
+
+
+def clean(text: str) -> str:
+    """``text`` without lone surrogates: they become U+FFFD, and pairs of them the character they mean."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def check_text(text: object) -> None:
+    """Raises TokenizerError unless ``text`` is a str."""
+    if not isinstance(text, str):
+        hint = "; decode it first" if isinstance(text, (bytes, bytearray)) else ""
+        raise TokenizerError(f"expected text (str), got {type(text).__name__}{hint}")

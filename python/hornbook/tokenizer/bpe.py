@@ -1,0 +1,439 @@
+"""`Tokenizer`: byte-level BPE, trained here or loaded from the files of others. The work is done in Rust."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from .._core import BPE
+from ..errors import DataError, TokenizerError, nearest
+from .base import EOT, Allowed, Choice, Disallowed, Ids, StreamDecoder, check_text, clean, id_dtype, plain_ids
+
+if TYPE_CHECKING:
+    import tiktoken
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Source = str | os.PathLike[str] | Iterable[str] | Sequence[os.PathLike[str]]
+Progress = Callable[[str, int, int | None], Any]
+
+
+class Tokenizer:
+    """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes, as GPT-2 has it).
+
+    Made by `train`, `load`, `from_vocab` or `from_tiktoken`. Immutable: copies share everything, and any number of
+    threads may use one. Every text can be encoded, and ``decode(encode(text)) == text``.
+
+    How neighbours are joined depends on where the vocabulary comes from. ``rule == "merges"``: the listed pairs in
+    the order of the list (trained here, tokenizer.json, vocab.json + merges.txt). ``"ranks"``: a pre-token that
+    is a token is taken whole, else any neighbours that together are a token join, lowest id first (tiktoken).
+    """
+
+    _core: BPE
+
+    def __init__(self) -> None:
+        raise TypeError("use Tokenizer.train, .load, .from_vocab or .from_tiktoken")
+
+    @classmethod
+    def _wrap(cls, core: BPE) -> Tokenizer:
+        self = cls.__new__(cls)
+        self._core = core
+        return self
+
+    # ---- making one ----
+
+    @classmethod
+    def train(
+        cls,
+        source: Source,
+        vocab_size: int = 32_768,
+        pattern: str | None = "cl100k",
+        special_tokens: Sequence[str] = (EOT,),
+        tie: Literal["huggingface", "raw", "largest_content"] = "huggingface",
+        *,
+        num_threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Tokenizer:
+        """Learns merges from text: count the pre-tokens, then join the most frequent pair again and again.
+
+        source: a str or Path is the path of a UTF-8 file, a list of Path several, any other iterable of str is texts.
+            Memory grows with the distinct pre-tokens, not with the text (a file is held whole only for
+            ``pattern=None`` or an unknown regex). Where a text holds a special token, it is cut there.
+        vocab_size: how many ids there will be: 256 bytes, the merges, the special tokens, in this order. If the text
+            runs out of pairs there are fewer, and a warning is logged.
+        pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex, or None for not at all.
+        tie: of pairs that are equally frequent, which goes first. "huggingface": the smaller pair of ids. With it the
+            merges equal those of ``tokenizers.trainers.BpeTrainer`` over the full byte alphabet. The others are
+            not made yet.
+        num_threads: of the counting; all cores if None. The result is the same for any number.
+        progress: called a few times a second with ("count" | "merge", done, total or None); bytes, then merges.
+
+        Raises DataError for a missing, empty or broken source, and TokenizerError for options that do not fit.
+        """
+        specials = _special_list(special_tokens)
+        if tie in ("raw", "largest_content"):
+            raise TokenizerError(f'tie={tie!r} is not made yet; use tie="huggingface"')
+        if tie != "huggingface":
+            raise TokenizerError(f"unknown tie {tie!r}{nearest(str(tie), ['huggingface'])}")
+        least = 256 + len(specials)
+        if not isinstance(vocab_size, int) or not least <= vocab_size < 1 << 27:
+            raise TokenizerError(
+                f"vocab_size is {vocab_size!r}; it counts 256 bytes and {len(specials)} special tokens, so it is an "
+                f"integer of at least {least}"
+            )
+        paths, texts = _source(source)
+        core = BPE.train(texts, paths, vocab_size, pattern, specials, num_threads or os.cpu_count() or 1, progress)
+        if core.vocab_size < vocab_size:
+            log.warning(
+                "the text has no more pairs to merge: vocab_size is %d, not %d", core.vocab_size, vocab_size
+            )
+        return cls._wrap(core)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        pattern: str | None | Literal["auto"] = "auto",
+        special_tokens: Sequence[str] | Mapping[str, int] | None = None,
+    ) -> Tokenizer:
+        """Reads a directory, a tokenizer.json, a .tiktoken file, or vocab.json with merges.txt beside it.
+
+        ``pattern`` and ``special_tokens`` are for the formats that do not hold them: a .tiktoken file (those of OpenAI
+        are known by their hash) and vocab.json + merges.txt (GPT-2's pattern; tokens that no merge makes are special).
+        Raises TokenizerError for a file that is missing, broken, or says something that Hornbook would not do exactly.
+        """
+        from .formats import load
+
+        return cls._wrap(load(Path(path), pattern, special_tokens))
+
+    @classmethod
+    def from_vocab(
+        cls,
+        vocab: Mapping[int, bytes] | Mapping[bytes, int],
+        merges: Iterable[tuple[bytes, bytes]],
+        special_tokens: Sequence[str] | Mapping[str, int] = (),
+        *,
+        pattern: str | None = "gpt2",
+    ) -> Tokenizer:
+        """From ``{id: bytes}`` or ``{bytes: id}`` and the merges in their order.
+
+        Special tokens that the vocabulary holds keep their ids; the others get the next free ones. ``pattern`` is
+        GPT-2's unless given, as this is GPT-2's format; pass ``tok.pattern`` to take another tokenizer apart and
+        put it together again.
+        """
+        from .formats import from_vocab
+
+        return cls._wrap(from_vocab(vocab, merges, special_tokens, pattern))
+
+    @classmethod
+    def from_tiktoken(cls, encoding: str | tiktoken.Encoding) -> Tokenizer:
+        """From a name that tiktoken knows ("gpt2", "cl100k_base", "o200k_base", …) or one of its encodings.
+
+        tiktoken finds the file: in its cache (``TIKTOKEN_CACHE_DIR``) or by download. The ids equal tiktoken's.
+        """
+        from .formats import from_tiktoken
+
+        return cls._wrap(from_tiktoken(encoding))
+
+    # ---- text to ids ----
+
+    def encode(
+        self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
+    ) -> list[int]:
+        """The ids of ``text``. Special tokens mean what they mean in tiktoken:
+
+        those in ``allowed_special`` ("all" or a set) become their id; one of ``disallowed_special`` ("all", which
+        is all but the allowed, or a collection) raises TokenizerError, a ValueError; others are ordinary text. So
+        text from strangers cannot smuggle in a special token, and nothing is silently misread. Where one special
+        token begins another, the longest counts. Lone surrogates are encoded as U+FFFD.
+        """
+        return self._run(self._core.encode, text, *self._choose(allowed_special, disallowed_special))
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """The ids of ``text``, special tokens and all read as ordinary text."""
+        return self._run(self._core.encode, text, None, None)
+
+    def encode_to_numpy(
+        self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
+    ) -> np.ndarray:
+        """`encode` into an array (n,): uint16 where vocab_size is at most 65,536, else uint32."""
+        dtype = id_dtype(self.vocab_size)
+        choices = self._choose(allowed_special, disallowed_special)
+        return np.frombuffer(self._run(self._core.encode_array, text, *choices, dtype is np.uint32), dtype)
+
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+    ) -> list[list[int]]:
+        """`encode` for many texts at once, on ``num_threads`` threads (all cores if None)."""
+        choices = self._choose(allowed_special, disallowed_special)
+        return self._run(self._core.encode_batch, _list(texts), *choices, num_threads or os.cpu_count() or 1)
+
+    def encode_batch_to_numpy(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All ids in one array (n,), and int64 offsets (len(texts) + 1,): text i is ``ids[offsets[i]:offsets[i + 1]]``."""
+        dtype = id_dtype(self.vocab_size)
+        choices = self._choose(allowed_special, disallowed_special)
+        flat, lengths = self._run(
+            self._core.encode_batch_array,
+            _list(texts),
+            *choices,
+            num_threads or os.cpu_count() or 1,
+            dtype is np.uint32,
+        )
+        return np.frombuffer(flat, dtype), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+    def encode_iterable(
+        self,
+        chunks: Iterable[str],
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+    ) -> Iterator[int]:
+        """The ids of the text that the chunks make together, one after another, without holding the text.
+
+        Only what the next chunk could still change is held back: to the last place where every pattern cuts, mostly
+        a word or two. ``pattern=None`` and unknown regexes have no such place and hold everything back.
+        """
+        if isinstance(chunks, str):
+            chunks = [chunks]
+        stream = self._core.stream(*self._choose(allowed_special, disallowed_special))
+        half = ""  # a surrogate whose other half may come
+        for chunk in chunks:
+            check_text(chunk)
+            chunk = half + chunk
+            half = chunk[-1:] if "\ud800" <= chunk[-1:] <= "\udbff" else ""
+            yield from self._run(stream.push, chunk[: len(chunk) - len(half)])
+        if half:
+            yield from stream.push("\ufffd")
+        yield from stream.push(None)
+
+    def encode_with_offsets(
+        self,
+        text: str,
+        unit: Literal["char", "byte"] = "char",
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids, and for each the (start, end) of what it stands for: of characters, or of bytes in UTF-8.
+
+        Byte ranges are exact and follow one another. A token may end inside a character; its character range then
+        takes in the whole of it, so that neighbours can overlap, and ``text[start:end]`` is never half a character.
+        """
+        if unit not in ("char", "byte"):
+            raise TokenizerError(f"unit is {unit!r}{nearest(str(unit), ['char', 'byte'])}")
+        choices = self._choose(allowed_special, disallowed_special)
+        ids, spans = self._run(self._core.encode_with_spans, text, *choices)
+        if unit == "byte" or text.isascii():
+            return ids, spans
+        try:
+            raw = np.frombuffer(text.encode(), np.uint8)
+        except UnicodeEncodeError:
+            raw = np.frombuffer(clean(text).encode(), np.uint8)
+        # The character that holds byte i begins at the last byte, up to i, that continues no other.
+        index = np.cumsum((raw & 0xC0) != 0x80) - 1
+        ends = np.asarray(spans, np.int64).reshape(-1, 2)
+        chars = np.stack([index[ends[:, 0]], index[ends[:, 1] - 1] + 1], axis=1).tolist()
+        return ids, [(start, end) for start, end in chars]
+
+    # ---- ids to text ----
+
+    def decode(self, ids: Ids, errors: str = "replace") -> str:
+        """The text of ``ids``, special tokens written out. ``errors`` is what `bytes.decode` does with bytes that are
+        not UTF-8, as ids may begin or end inside a character: "replace" by U+FFFD, "strict" raises, "ignore".
+
+        Raises TokenizerError for an id that is no token."""
+        return self._core.decode(plain_ids(ids)).decode("utf-8", errors)
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        """The bytes of ``ids``, joined."""
+        return self._core.decode(plain_ids(ids))
+
+    def decode_batch(self, batch: Iterable[Ids], errors: str = "replace") -> list[str]:
+        """`decode` for many sequences."""
+        return [self.decode(ids, errors) for ids in batch]
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Decodes ids one at a time without ever splitting a character."""
+        return StreamDecoder(self)
+
+    # ---- what it is ----
+
+    @cached_property
+    def vocab(self) -> dict[int, bytes]:
+        """The bytes of every id, special tokens included."""
+        return dict(self._core.tokens())
+
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The merges in order. With the rule "ranks", every way to make a token of two others, in the order of ids."""
+        return self._core.merges()
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """How many ids there are, special tokens included: one more than the highest."""
+        return self._core.vocab_size
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """The special tokens and their ids."""
+        return dict(self._core.special_tokens)
+
+    @cached_property
+    def eot_id(self) -> int | None:
+        """The id of <|endoftext|>, which ends a document; None if there is none."""
+        return self.special_tokens.get(EOT)
+
+    @property
+    def pattern(self) -> str | None:
+        """The name of the pattern, or the regex, or None."""
+        return self._core.pattern
+
+    @property
+    def rule(self) -> str:
+        """"merges", "merges, whole pieces first" or "ranks"; see the class."""
+        return self._core.rule
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of everything that decides ids: vocabulary, merges, rule, pattern, special tokens."""
+        return hashlib.sha256(self._core.state()).hexdigest()
+
+    def save(self, path: str | os.PathLike[str], *, format: Literal["huggingface", "gpt2", "tiktoken"] | None = None) -> None:
+        """Writes the tokenizer; each file is complete or not there, whatever happens.
+
+        A directory gets tokenizer.json, which `load`, ``tokenizers`` and ``transformers`` read to the same ids; a path
+        that ends in .json is that file. ``format="tiktoken"``, or a path that ends in .tiktoken, writes ranks, with
+        the pattern and the special tokens in a small file beside; ``format="gpt2"`` vocab.json and merges.txt.
+
+        The rule "ranks" is written to tokenizer.json as all the merges that it allows, with ``ignore_merges``.
+        """
+        from .formats import save
+
+        save(self, Path(path), format)
+
+    def to_tiktoken(self) -> tiktoken.Encoding:
+        """The same vocabulary as a ``tiktoken.Encoding``, which follows the rule "ranks".
+
+        For a vocabulary that training made, the ids are equal on real text. They can differ where a piece is a
+        token that no sequence of merges reaches from it, or where two neighbours make a token that training only
+        made of other parts; `docs` and tests have an example.
+        """
+        from .formats import to_tiktoken
+
+        return to_tiktoken(self)
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __repr__(self) -> str:
+        pattern = self.pattern if self.pattern is None or len(self.pattern) < 40 else self.pattern[:36] + " ..."
+        specials = list(self.special_tokens)
+        shown = specials if len(specials) < 6 else [*specials[:5], "..."]
+        return f"Tokenizer(vocab_size={self.vocab_size}, pattern={pattern!r}, rule={self.rule!r}, special_tokens={shown})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tokenizer):
+            return NotImplemented
+        return self._core is other._core or self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __copy__(self) -> Tokenizer:
+        return self._wrap(self._core)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tokenizer:
+        return self._wrap(self._core)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_state, (self._core.state(),)
+
+    # ---- inside ----
+
+    def _choose(self, allowed: Allowed, disallowed: Disallowed) -> tuple[Choice, Choice]:
+        """Both sets as the core wants them: True for all special tokens, None for none."""
+        if isinstance(allowed, str) and allowed != "all":
+            raise TokenizerError(f'allowed_special is "all" or a set of strings, not {allowed!r}; write {{{allowed!r}}}')
+        if isinstance(disallowed, str) and disallowed != "all":
+            raise TokenizerError(f'disallowed_special is "all" or a collection of strings, not {disallowed!r}')
+        allow: Choice = True if allowed == "all" else [t for t in allowed if t in self.special_tokens] or None
+        if disallowed != "all":
+            return allow, list(disallowed) or None
+        if allow is None:
+            return None, True
+        return allow, None if allow is True else [t for t in self.special_tokens if t not in allowed] or None
+
+    @staticmethod
+    def _run(call: Callable[..., T], text: Any, *rest: Any) -> T:
+        """Calls the core; text with lone surrogates, which are not UTF-8, is cleaned and tried again."""
+        try:
+            return call(text, *rest)
+        except UnicodeEncodeError:
+            return call([clean(t) for t in text] if isinstance(text, list) else clean(text), *rest)
+        except TypeError:
+            for item in text if isinstance(text, list) else [text]:
+                check_text(item)
+            raise
+
+
+def _from_state(state: bytes) -> Tokenizer:
+    """Unpickles."""
+    return Tokenizer._wrap(BPE.from_state(state))
+
+
+def _list(texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, (str, bytes)):
+        raise TokenizerError("expected several texts, got a single one; use encode, or pass [text]")
+    return list(texts)
+
+
+def _special_list(tokens: Sequence[str] | Mapping[str, int]) -> list[str]:
+    if isinstance(tokens, str):
+        raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
+    out = list(tokens)
+    for token in out:
+        if not isinstance(token, str) or not token:
+            raise TokenizerError(f"a special token is a str that is not empty, not {token!r}")
+    if len(set(out)) < len(out):
+        raise TokenizerError(f"a special token is given twice: {out}")
+    return out
+
+
+def _source(source: Source) -> tuple[list[Path], Iterable[str] | None]:
+    """The paths to read, or the texts."""
+    if isinstance(source, (bytes, bytearray)):
+        raise DataError("the source is bytes; decode it and pass [text], or pass the path of a file")
+    if isinstance(source, (str, os.PathLike)):
+        paths = [Path(source)]
+    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, os.PathLike) for s in source):
+        paths = [Path(s) for s in source]
+    elif isinstance(source, Iterable):
+        return [], source  # type: ignore[return-value]
+    else:
+        raise DataError(f"the source is {type(source).__name__}; expected a path, a list of Path, or texts")
+    for path in paths:
+        if not path.is_file():
+            what = "is a directory" if path.is_dir() else "does not exist"
+            hint = "" if isinstance(source, (list, tuple)) else "; a str is read as a path: to train on a text, pass [text]"
+            raise DataError(f"the file {str(path)[:200]!r} {what}{hint}")
+    return paths, None

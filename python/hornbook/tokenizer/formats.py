@@ -1,0 +1,305 @@
+"""Files of other libraries: tokenizer.json, .tiktoken, vocab.json + merges.txt. Each keeps its own rule."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._core import BPE
+from ..errors import TokenizerError
+from .huggingface import BYTE_OF_CHAR, CHAR_OF_BYTE, config, from_json, to_json
+
+if TYPE_CHECKING:
+    import tiktoken
+
+    from .bpe import Tokenizer
+
+log = logging.getLogger(__name__)
+
+# SHA-256 of the files that OpenAI published: what they leave out is known.
+PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
+    "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": ("gpt2", {"<|endoftext|>": 50256}),
+    "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069": ("gpt2", {"<|endoftext|>": 50256}),
+    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7": (
+        "cl100k",
+        {
+            "<|endoftext|>": 100257,
+            "<|fim_prefix|>": 100258,
+            "<|fim_middle|>": 100259,
+            "<|fim_suffix|>": 100260,
+            "<|endofprompt|>": 100276,
+        },
+    ),
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d": (
+        "o200k",
+        {"<|endoftext|>": 199999, "<|endofprompt|>": 200018},
+    ),
+}
+
+Specials = Sequence[str] | Mapping[str, int] | None
+
+
+def load(path: Path, pattern: str | None, special_tokens: Specials) -> BPE:
+    """What `Tokenizer.load` does; ``pattern="auto"`` is to be found out."""
+    if path.is_dir():
+        names = ["tokenizer.json", "vocab.json", "encoder.json"]
+        found = [path / name for name in names if (path / name).is_file()] or sorted(path.glob("*.tiktoken"))
+        if not found:
+            raise TokenizerError(f"no tokenizer in {path}: expected tokenizer.json, vocab.json with merges.txt, or *.tiktoken")
+        path = found[0]
+    if path.name == "merges.txt" and path.with_name("vocab.json").is_file():
+        path = path.with_name("vocab.json")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise TokenizerError(f"there is no tokenizer at {path}") from None
+    except OSError as error:
+        raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from None
+    try:
+        if path.suffix == ".json":
+            content = json.loads(data)
+            if not isinstance(content, dict):
+                raise TokenizerError("expected a JSON object")
+            if "model" in content:
+                return from_json(content)
+            return _from_gpt2(path, content, pattern, special_tokens)
+        return _from_ranks(path, data, pattern, special_tokens)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise TokenizerError(
+            f"{path} is not a tokenizer that can be read ({type(error).__name__}: {error}); expected tokenizer.json, "
+            "a .tiktoken file, or vocab.json with merges.txt. Is the file complete?"
+        ) from None
+
+
+def from_vocab(
+    vocab: Mapping[int, bytes] | Mapping[bytes, int],
+    merges: Iterable[tuple[bytes, bytes]],
+    special_tokens: Sequence[str] | Mapping[str, int],
+    pattern: str | None,
+) -> BPE:
+    """What `Tokenizer.from_vocab` does."""
+    if isinstance(special_tokens, str):
+        raise TokenizerError(f"special_tokens is a sequence of strings; write ({special_tokens!r},)")
+    pairs: list[tuple[Any, Any]] = list(vocab.items())
+    if pairs and isinstance(pairs[0][0], int):
+        pairs = [(token, id) for id, token in pairs]
+    for token, id in pairs:
+        if not isinstance(token, bytes) or not isinstance(id, int) or id < 0:
+            raise TokenizerError(f"the vocabulary maps ids to bytes or bytes to ids; found {token!r} and {id!r}")
+    known = dict(pairs)
+    following = max(known.values(), default=-1) + 1
+    specials: list[tuple[str, int]] = []
+    for token in special_tokens:
+        if isinstance(special_tokens, Mapping):
+            id = special_tokens[token]
+        elif token.encode() in known:
+            id = known[token.encode()]
+        else:
+            id, following = following, following + 1
+        specials.append((token, id))
+    taken = {id for _, id in specials}
+    tokens = [(id, token) for token, id in pairs if id not in taken]
+    index = {token: id for id, token in tokens}
+    listed = []
+    for rank, (left, right) in enumerate(merges):
+        for part in (left, right):
+            if part not in index:
+                raise TokenizerError(f"merge {rank} joins {left!r} and {right!r}, but {part!r} is not in the vocabulary")
+        listed.append((index[left], index[right]))
+    return BPE(tokens, specials, listed, False, pattern)
+
+
+def from_tiktoken(encoding: str | tiktoken.Encoding) -> BPE:
+    """What `Tokenizer.from_tiktoken` does."""
+    if isinstance(encoding, str):
+        try:
+            import tiktoken
+        except ImportError:
+            raise TokenizerError(
+                "from_tiktoken with a name needs the package tiktoken (pip install tiktoken), which knows where the "
+                "files are; or load a .tiktoken file with Tokenizer.load"
+            ) from None
+        try:
+            encoding = tiktoken.get_encoding(encoding)
+        except ValueError as error:
+            raise TokenizerError(f"tiktoken has no encoding {encoding!r}: {error}") from None
+        except Exception as error:
+            raise TokenizerError(
+                f"tiktoken could not get {encoding!r} ({type(error).__name__}: {error}). Without a network, set "
+                "TIKTOKEN_CACHE_DIR to a folder that holds its files"
+            ) from None
+    tokens = [(id, token) for token, id in encoding._mergeable_ranks.items()]
+    return BPE(tokens, list(encoding._special_tokens.items()), None, True, encoding._pat_str)
+
+
+def to_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
+    """What `Tokenizer.to_tiktoken` does."""
+    try:
+        import tiktoken
+    except ImportError:
+        raise TokenizerError("to_tiktoken needs the package tiktoken: pip install tiktoken") from None
+    core = tokenizer._core
+    regex = core.regex
+    if regex is None:
+        regex = r"[\s\S]+"
+    elif core.rule != "ranks" and not core.known_scanner:
+        # tiktoken drops what the pattern does not match, Hugging Face and Hornbook keep it as a piece of its own.
+        regex = rf"{regex}|(?:(?!{regex})[\s\S])+"
+    return tiktoken.Encoding(
+        f"hornbook-{tokenizer.hash[:12]}",
+        pat_str=regex,
+        mergeable_ranks=_ordinary(tokenizer),
+        special_tokens=tokenizer.special_tokens,
+    )
+
+
+def save(tokenizer: Tokenizer, path: Path, format: str | None) -> None:
+    """What `Tokenizer.save` does."""
+    if format is None:
+        format = "tiktoken" if path.suffix == ".tiktoken" else "huggingface"
+    if format == "tiktoken":
+        if path.suffix != ".tiktoken":
+            path.mkdir(parents=True, exist_ok=True)
+            path = path / "tokenizer.tiktoken"
+        lines = [b"%s %d\n" % (base64.b64encode(token), id) for token, id in _ordinary(tokenizer).items()]
+        beside = {"pattern": tokenizer.pattern, "special_tokens": tokenizer.special_tokens}
+        _write(path.with_name(path.name + ".json"), _json(beside))
+        _write(path, b"".join(lines))
+    elif format == "gpt2":
+        if tokenizer.pattern != "gpt2":
+            log.warning("vocab.json and merges.txt do not hold the pattern %r: pass it to load", tokenizer.pattern)
+        vocab = {token.decode("latin-1").translate(CHAR_OF_BYTE): id for token, id in _ordinary(tokenizer).items()}
+        merges = [
+            f"{left.decode('latin-1').translate(CHAR_OF_BYTE)} {right.decode('latin-1').translate(CHAR_OF_BYTE)}\n"
+            for left, right in tokenizer.merges
+        ]
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / "merges.txt", ("#version: 0.2\n" + "".join(merges)).encode())
+        _write(path / "vocab.json", _json({**vocab, **tokenizer.special_tokens}))
+    elif format == "huggingface":
+        content = _json(to_json(tokenizer))
+        if path.suffix == ".json":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, content)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            _write(path / "tokenizer_config.json", _json(config(tokenizer)))
+            _write(path / "tokenizer.json", content)
+    else:
+        raise TokenizerError(f'format is {format!r}; expected "huggingface", "gpt2" or "tiktoken"')
+
+
+def _ordinary(tokenizer: Tokenizer) -> dict[bytes, int]:
+    """All tokens but the special ones, by id."""
+    special = set(tokenizer.special_tokens.values())
+    return {token: id for id, token in tokenizer.vocab.items() if id not in special}
+
+
+def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Specials) -> BPE:
+    """A .tiktoken file: a line for each token, its bytes in base64 and its id."""
+    tokens: list[tuple[int, bytes]] = []
+    for number, line in enumerate(data.splitlines(), 1):
+        if not line:
+            continue
+        try:
+            token, id = line.split()
+            tokens.append((int(id), base64.b64decode(token, validate=True)))
+        except (ValueError, binascii.Error):
+            raise TokenizerError(
+                f"line {number} is not a token in base64 and an id, as in a .tiktoken file: {line[:60]!r}"
+            ) from None
+    if not tokens:
+        raise TokenizerError("the file is empty")
+    beside = path.with_name(path.name + ".json")
+    digest = hashlib.sha256(data).hexdigest()
+    if beside.is_file():
+        content = json.loads(beside.read_bytes())
+        own, specials = content["pattern"], content["special_tokens"]
+    elif digest in PUBLISHED:
+        own, specials = PUBLISHED[digest]
+    else:
+        own, specials = "cl100k", {}
+        if pattern == "auto":
+            log.warning("%s does not say its pattern: cl100k is assumed; pass pattern= to load", path)
+    if special_tokens is not None:
+        specials = _numbered(special_tokens, max(id for id, _ in tokens) + 1)
+    return BPE(tokens, list(specials.items()), None, True, own if pattern == "auto" else pattern)
+
+
+def _from_gpt2(path: Path, vocab: dict[str, int], pattern: str | None, special_tokens: Specials) -> BPE:
+    """vocab.json (or encoder.json) and merges.txt (or vocab.bpe) beside it."""
+    names = ["merges.txt", "vocab.bpe"]
+    found = [path.with_name(name) for name in names if path.with_name(name).is_file()]
+    if not found:
+        raise TokenizerError("it has no merges.txt beside it, and it is no tokenizer.json: expected one of them")
+    merges: list[tuple[str, str]] = []
+    for number, line in enumerate(found[0].read_text("utf-8").split("\n"), 1):
+        if not line or (number == 1 and line.startswith("#version")):
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2:
+            raise TokenizerError(f"{found[0].name}, line {number}: expected two tokens and one space, found {line!r}")
+        merges.append((parts[0], parts[1]))
+    made = {left + right for left, right in merges} | {chr(char) for char in BYTE_OF_CHAR}
+    specials = {token: id for token, id in vocab.items() if token not in made}
+    tokens = [(id, _bytes(token)) for token, id in vocab.items() if token in made]
+    if special_tokens is not None:
+        given = _numbered(special_tokens, max(vocab.values(), default=-1) + 1, specials)
+        unknown = specials.keys() - given.keys()
+        if unknown:
+            raise TokenizerError(f"no merge makes {sorted(unknown)[0]!r}, and it is not among special_tokens")
+        specials = given
+    index = {token: id for token, id in vocab.items() if token in made}
+    pairs = []
+    for left, right in merges:
+        if left not in index or right not in index or left + right not in index:
+            raise TokenizerError(f"the merge {left!r} {right!r} has a token that is not in {path.name}")
+        pairs.append((index[left], index[right]))
+    return BPE(tokens, list(specials.items()), pairs, False, "gpt2" if pattern == "auto" else pattern)
+
+
+def _bytes(token: str) -> bytes:
+    try:
+        return token.translate(BYTE_OF_CHAR).encode("latin-1")
+    except UnicodeEncodeError:
+        raise TokenizerError(f"the token {token!r} is not spelled in GPT-2's alphabet of bytes") from None
+
+
+def _numbered(tokens: Sequence[str] | Mapping[str, int], following: int, known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Special tokens with ids: their own, or those known, or the next free ones."""
+    if isinstance(tokens, Mapping):
+        return dict(tokens)
+    out: dict[str, int] = {}
+    for token in tokens:
+        if known and token in known:
+            out[token] = known[token]
+        else:
+            out[token], following = following, following + 1
+    return out
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes beside, flushes to the disk, renames: a reader sees the old file or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise TokenizerError(f"cannot write {path}: {error}") from None

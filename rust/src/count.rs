@@ -1,0 +1,225 @@
+//! How often does each pre-token occur? In parallel, and in memory that grows with the distinct ones only.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::cut;
+use crate::error::{Error, Result, Watch};
+use crate::special::Specials;
+use crate::split::{Pattern, Splitter};
+
+/// Distinct byte strings and how often each came.
+#[derive(Default)]
+pub struct Counter {
+    bytes: Vec<u8>,
+    words: Vec<Word>,
+    table: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+struct Word {
+    start: usize,
+    len: u32,
+    count: u64,
+    hash: u64,
+}
+
+impl Counter {
+    pub fn add(&mut self, piece: &[u8], count: u64) {
+        let hash = self.hasher.hash_one(piece);
+        let Counter { bytes, words, table, .. } = self;
+        let same = |&index: &u32| {
+            let word = &words[index as usize];
+            word.hash == hash && &bytes[word.start..][..word.len as usize] == piece
+        };
+        if let Some(&index) = table.find(hash, same) {
+            words[index as usize].count += count;
+            return;
+        }
+        let index = words.len() as u32;
+        words.push(Word { start: bytes.len(), len: piece.len() as u32, count, hash });
+        bytes.extend_from_slice(piece);
+        table.insert_unique(hash, index, |&index| words[index as usize].hash);
+    }
+
+    /// The pieces and their counts, in the order in which they first came.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.words.iter().map(|word| (&self.bytes[word.start..][..word.len as usize], word.count))
+    }
+
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+}
+
+/// A count that grows batch by batch.
+pub struct Counting {
+    pattern: Pattern,
+    specials: Specials,
+    threads: Vec<(Splitter, Counter)>,
+    /// Bytes counted so far, for the progress report.
+    done: u64,
+}
+
+/// One thread's bite. Small enough that threads end together and a stop is obeyed soon.
+const PART: usize = 1 << 18;
+
+impl Counting {
+    pub fn new(pattern: Pattern, specials: Specials, threads: usize) -> Result<Self> {
+        let splitter = pattern.splitter()?;
+        let threads = (0..threads.max(1)).map(|_| (splitter.clone(), Counter::default())).collect();
+        Ok(Counting { pattern, specials, threads, done: 0 })
+    }
+
+    pub fn pattern(&self) -> &Pattern {
+        &self.pattern
+    }
+
+    pub fn specials(&self) -> &Specials {
+        &self.specials
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.done
+    }
+
+    /// Counts the pieces of some texts. `total`, if known, is the size of all texts to come.
+    pub fn add(&mut self, texts: &[&str], total: Option<u64>, watch: &mut dyn Watch) -> Result<()> {
+        let parts: Vec<&str> = if self.pattern.cuttable() {
+            texts.iter().flat_map(|text| cut::parts(text, PART, &self.specials)).collect()
+        } else {
+            texts.to_vec()
+        };
+        let size: usize = texts.iter().map(|text| text.len()).sum();
+        let (next, stop, done) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU64::new(0));
+        let specials = &self.specials;
+        let work = |(splitter, counter): &mut (Splitter, Counter)| -> Result<()> {
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                specials.for_each_part(part, |start, end, special| {
+                    if special.is_some() {
+                        return Ok(());
+                    }
+                    let text = &part[start..end];
+                    let mut pieces = 0u32;
+                    splitter.for_each(text, false, |start, end| {
+                        pieces = pieces.wrapping_add(1);
+                        if pieces % 4096 == 0 && stop.load(Ordering::Relaxed) {
+                            return Err(Error::stopped());
+                        }
+                        counter.add(&text.as_bytes()[start..end], 1);
+                        Ok(())
+                    })
+                })?;
+                done.fetch_add(part.len() as u64, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        let before = self.done;
+        if parts.len() < 2 && size < PART {
+            work(&mut self.threads[0])?;
+        } else {
+            run_watched(&mut self.threads, work, &stop, || {
+                watch.tick("count", before + done.load(Ordering::Relaxed), total)
+            })?;
+        }
+        self.done += size as u64;
+        watch.tick("count", self.done, total)
+    }
+
+    /// All counts together. The order of words depends on the threads; nothing after it may.
+    pub fn finish(self) -> Counter {
+        let mut counters = self.threads.into_iter().map(|(_, counter)| counter);
+        let mut all = counters.next().unwrap_or_default();
+        for counter in counters {
+            if all.is_empty() {
+                all = counter;
+                continue;
+            }
+            for (piece, count) in counter.iter() {
+                all.add(piece, count);
+            }
+        }
+        all
+    }
+}
+
+/// Runs `work` on a thread for each of `states` and calls `tick` while they run, on the thread that called (the
+/// one that Python delivers signals to). An error of either ends all and is returned.
+pub fn run_watched<S: Send>(
+    states: &mut [S],
+    work: impl Fn(&mut S) -> Result<()> + Sync,
+    stop: &AtomicBool,
+    mut tick: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let (sender, results) = mpsc::channel();
+    let mut running = states.len();
+    let mut outcome = Ok(());
+    std::thread::scope(|scope| {
+        for state in states {
+            let (sender, work) = (sender.clone(), &work);
+            scope.spawn(move || {
+                // If the receiver is gone, a worker's panic is already on its way to the caller.
+                let _ = sender.send(work(state));
+            });
+        }
+        drop(sender);
+        while running > 0 {
+            let result = match results.recv_timeout(Duration::from_millis(50)) {
+                Ok(result) => {
+                    running -= 1;
+                    result
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => tick(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break, // a worker panicked: `scope` passes it on
+            };
+            if outcome.is_ok() && result.is_err() {
+                stop.store(true, Ordering::Relaxed);
+                outcome = result;
+            }
+        }
+    });
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_and_threads_do_not_change_the_count() {
+        let text: String = (0..60_000).map(|i| format!("word{} don't  {}\n", i % 97, i % 1013)).collect();
+        let specials = || Specials::new(vec![("word7 don".into(), 0)]).unwrap();
+        let mut counts = Vec::new();
+        for (threads, texts) in [(1, vec![text.as_str()]), (3, vec![text.as_str()])] {
+            let mut counting = Counting::new(Pattern::Cl100k, specials(), threads).unwrap();
+            counting.add(&texts, None, &mut ()).unwrap();
+            let counter = counting.finish();
+            let mut all: Vec<(Vec<u8>, u64)> = counter.iter().map(|(w, n)| (w.to_vec(), n)).collect();
+            all.sort();
+            counts.push(all);
+        }
+        let mut whole = Counter::default();
+        let splitter = Pattern::Cl100k.splitter().unwrap();
+        specials()
+            .for_each_part(&text, |start, end, special| match special {
+                Some(_) => Ok(()),
+                None => splitter.for_each(&text[start..end], false, |a, b| {
+                    whole.add(&text.as_bytes()[start..end][a..b], 1);
+                    Ok(())
+                }),
+            })
+            .unwrap();
+        let mut all: Vec<(Vec<u8>, u64)> = whole.iter().map(|(w, n)| (w.to_vec(), n)).collect();
+        all.sort();
+        assert_eq!(counts[0], counts[1]);
+        assert_eq!(counts[0], all);
+    }
+}

@@ -1,0 +1,27 @@
+//! Byte-level BPE: training, encoding and decoding.
+//!
+//! The road of a text: [`special`] cuts out special tokens, [`split`] cuts the rest into pre-tokens,
+//! [`merge`] joins the bytes of a pre-token into tokens. Training ([`count`], then [`train`]) finds the
+//! merges. Nothing here knows Python; `python.rs`, behind the feature of that name, is the only file that does.
+
+pub mod bytes;
+pub mod count;
+pub mod cut;
+pub mod encode;
+pub mod error;
+pub mod merge;
+pub mod pairs;
+#[cfg(feature = "python")]
+mod python;
+pub mod source;
+pub mod special;
+pub mod split;
+pub mod state;
+pub mod stream;
+pub mod tokenizer;
+pub mod train;
+pub mod unicode;
+pub mod vocab;
+
+pub use error::{Error, Kind, Result, Watch};
+pub use tokenizer::{Rule, Tokenizer};

@@ -1,0 +1,540 @@
+//! The Python module `hornbook._core`. Everything here converts arguments and results; nothing computes.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyOverflowError, PyUnicodeEncodeError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
+
+use crate::count::{Counting, run_watched};
+use crate::encode::{Spans, Worker};
+use crate::error::{Error, Kind, Result, Watch};
+use crate::source::count_file;
+use crate::special::Specials;
+use crate::split::Pattern;
+use crate::stream::Pending;
+use crate::tokenizer::{Rule, Tokenizer};
+
+/// Releasing the interpreter lock costs more than encoding fewer bytes than this.
+const SHORT: usize = 2048;
+/// How much text is taken from an iterable before it is counted, for each thread.
+const WINDOW: usize = 2 << 20;
+
+/// Looks for Ctrl-C and reports progress. What Python raises meanwhile is kept until the work has ended.
+#[derive(Default)]
+struct PyWatch {
+    progress: Option<Py<PyAny>>,
+    raised: Option<PyErr>,
+}
+
+impl Watch for PyWatch {
+    fn tick(&mut self, phase: &'static str, done: u64, total: Option<u64>) -> Result<()> {
+        let outcome = Python::attach(|py| {
+            py.check_signals()?;
+            if let Some(progress) = &self.progress {
+                progress.call1(py, (phase, done, total))?;
+            }
+            Ok(())
+        });
+        outcome.map_err(|error| {
+            self.raised = Some(error);
+            Error::stopped()
+        })
+    }
+}
+
+impl PyWatch {
+    /// The Python exception for an error of the core.
+    fn raise(self, py: Python<'_>, error: Error) -> PyErr {
+        self.raised.unwrap_or_else(|| raise(py, error))
+    }
+}
+
+/// An exception from `hornbook.errors`.
+fn raise(py: Python<'_>, error: Error) -> PyErr {
+    let name = if error.kind == Kind::Data { "DataError" } else { "TokenizerError" };
+    let class = py.import("hornbook.errors").and_then(|errors| errors.getattr(name));
+    match class.and_then(|class| class.call1((error.message,))) {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(other) => other,
+    }
+}
+
+/// Which special tokens: `None` for none, `True` for all, or a list of strings.
+#[derive(FromPyObject)]
+enum Choice {
+    All(bool),
+    These(Vec<String>),
+}
+
+/// The chosen ones, borrowed if they are all.
+fn choose<'a>(all: &'a Specials, choice: Option<Choice>, made: &'a mut Specials) -> Result<&'a Specials> {
+    match choice {
+        Some(Choice::All(true)) => Ok(all),
+        Some(Choice::These(tokens)) => {
+            // A string that is no special token can be forbidden too; its id is never used.
+            let with_id = |token: String| (all.id(&token).unwrap_or(u32::MAX), token);
+            *made = Specials::new(tokens.into_iter().map(with_id).map(|(id, token)| (token, id)).collect())?;
+            Ok(made)
+        }
+        _ => Ok(made),
+    }
+}
+
+/// The error for a special token in a text that may not hold it.
+fn refuse(text: &str, forbidden: &Specials) -> Result<()> {
+    let Some((start, end, _)) = forbidden.find(text, 0) else { return Ok(()) };
+    let token = &text[start..end];
+    Err(Error::tokenizer(format!(
+        "the text holds the special token {token:?} at byte {start}, which is not allowed. To encode it as a special \
+         token, pass allowed_special={{{token:?}}} or \"all\"; to encode it as ordinary text, pass \
+         disallowed_special=() (or a set without it)"
+    )))
+}
+
+/// Byte-level BPE. Immutable; `hornbook.tokenizer.Tokenizer` wraps it.
+#[pyclass(frozen, name = "BPE", module = "hornbook._core")]
+struct Bpe {
+    inner: Arc<Tokenizer>,
+}
+
+/// Runs with the interpreter lock released if there is enough to do.
+fn heavy<T: Send>(
+    py: Python<'_>,
+    size: usize,
+    work: impl FnOnce(&mut PyWatch) -> Result<T> + Send,
+) -> PyResult<T> {
+    let mut watch = PyWatch::default();
+    let result = if size < SHORT { work(&mut watch) } else { py.detach(|| work(&mut watch)) };
+    result.map_err(|error| watch.raise(py, error))
+}
+
+fn array<'py>(py: Python<'py>, ids: &[u32], wide: bool) -> PyResult<Bound<'py, PyByteArray>> {
+    if wide {
+        return PyByteArray::new_with(py, ids.len() * 4, |out| {
+            out.chunks_exact_mut(4).zip(ids).for_each(|(out, id)| out.copy_from_slice(&id.to_ne_bytes()));
+            Ok(())
+        });
+    }
+    PyByteArray::new_with(py, ids.len() * 2, |out| {
+        out.chunks_exact_mut(2)
+            .zip(ids)
+            .for_each(|(out, &id)| out.copy_from_slice(&(id as u16).to_ne_bytes()));
+        Ok(())
+    })
+}
+
+impl Bpe {
+    fn encode_one(
+        &self,
+        py: Python<'_>,
+        text: &str,
+        allowed: Option<Choice>,
+        forbidden: Option<Choice>,
+    ) -> PyResult<Vec<u32>> {
+        let inner = &*self.inner;
+        heavy(py, text.len(), |watch| {
+            let (mut a, mut b) = (Specials::default(), Specials::default());
+            let allowed = choose(&inner.specials, allowed, &mut a)?;
+            refuse(text, choose(&inner.specials, forbidden, &mut b)?)?;
+            let mut out = Vec::with_capacity(text.len() / 4 + 4);
+            inner.with_worker(|worker| inner.encode(text, Some(allowed), worker, &mut out, watch))?;
+            Ok(out)
+        })
+    }
+
+    /// All texts, on several threads; the ids of text `i` are `result[i]`.
+    fn encode_many(
+        &self,
+        py: Python<'_>,
+        texts: &[PyBackedStr],
+        allowed: Option<Choice>,
+        forbidden: Option<Choice>,
+        threads: usize,
+    ) -> PyResult<Vec<Vec<u32>>> {
+        let inner = &*self.inner;
+        let size = texts.iter().map(|text| text.len()).sum();
+        heavy(py, size, |watch| {
+            let (mut a, mut b) = (Specials::default(), Specials::default());
+            let allowed = choose(&inner.specials, allowed, &mut a)?;
+            let forbidden = choose(&inner.specials, forbidden, &mut b)?;
+            let one = |text: &str, worker: &mut Worker, watch: &mut dyn Watch| {
+                refuse(text, forbidden)?;
+                let mut out = Vec::with_capacity(text.len() / 4 + 4);
+                inner.encode(text, Some(allowed), worker, &mut out, watch)?;
+                Ok(out)
+            };
+            if threads < 2 || texts.len() < 2 || size < 1 << 16 {
+                return inner.with_worker(|worker| {
+                    let each = texts.iter().enumerate().map(|(index, text)| {
+                        if index % 4096 == 4095 {
+                            watch.tick("encode", index as u64, Some(texts.len() as u64))?;
+                        }
+                        one(text, worker, watch)
+                    });
+                    each.collect()
+                });
+            }
+            let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+            let mut done: Vec<Vec<(usize, Vec<u32>)>> = vec![Vec::new(); threads.min(texts.len())];
+            let work = |done: &mut Vec<(usize, Vec<u32>)>| {
+                inner.with_worker(|worker| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(text) = texts.get(index) else { return Ok(()) };
+                        done.push((index, one(text, worker, &mut Flag(&stop))?));
+                    }
+                })
+            };
+            run_watched(&mut done, work, &stop, || {
+                watch.tick("encode", next.load(Ordering::Relaxed) as u64, None)
+            })?;
+            let mut out = vec![Vec::new(); texts.len()];
+            done.into_iter().flatten().for_each(|(index, ids)| out[index] = ids);
+            Ok(out)
+        })
+    }
+}
+
+/// Stops a worker when another thread says so.
+struct Flag<'a>(&'a AtomicBool);
+
+impl Watch for Flag<'_> {
+    fn tick(&mut self, _: &'static str, _: u64, _: Option<u64>) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::stopped()) } else { Ok(()) }
+    }
+}
+
+#[pymethods]
+impl Bpe {
+    /// `merges` as pairs of ids in the order of their ranks, or `None` for tiktoken's rule.
+    #[new]
+    #[pyo3(signature = (tokens, special_tokens, merges, whole_first, pattern))]
+    fn new(
+        py: Python<'_>,
+        tokens: Vec<(u32, Vec<u8>)>,
+        special_tokens: Vec<(String, u32)>,
+        merges: Option<Vec<(u32, u32)>>,
+        whole_first: bool,
+        pattern: Option<&str>,
+    ) -> PyResult<Self> {
+        let rule = merges.map_or(Rule::Ranks, |pairs| Rule::Merges { pairs, whole_first });
+        let pattern = Pattern::parse(pattern);
+        let inner = py.detach(|| {
+            let tokens: Vec<(u32, &[u8])> =
+                tokens.iter().map(|(id, bytes)| (*id, bytes.as_slice())).collect();
+            Tokenizer::new(&tokens, special_tokens, rule, pattern)
+        });
+        Ok(Bpe { inner: Arc::new(inner.map_err(|error| raise(py, error))?) })
+    }
+
+    /// Trains on `texts` (an iterable of str), or on the files at `paths` if there are some.
+    #[staticmethod]
+    #[pyo3(signature = (texts, paths, vocab_size, pattern, special_tokens, num_threads, progress))]
+    #[allow(clippy::too_many_arguments)]
+    fn train(
+        py: Python<'_>,
+        texts: Option<&Bound<'_, PyAny>>,
+        paths: Vec<PathBuf>,
+        vocab_size: usize,
+        pattern: Option<&str>,
+        special_tokens: Vec<String>,
+        num_threads: usize,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let mut watch = PyWatch { progress, raised: None };
+        let pattern = Pattern::parse(pattern);
+        let specials = Specials::new(special_tokens.iter().map(|token| (token.clone(), 0)).collect());
+        let counting = specials.and_then(|specials| Counting::new(pattern.clone(), specials, num_threads));
+        let mut counting = counting.map_err(|error| raise(py, error))?;
+        if let Some(texts) = texts {
+            count_texts(texts, num_threads, &mut counting, &mut watch)?;
+        }
+        let result = py.detach(|| {
+            let total = paths.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
+            for path in &paths {
+                count_file(path, num_threads, &mut counting, Some(total), &mut watch)?;
+            }
+            if counting.bytes() == 0 {
+                return Err(Error::data(
+                    "there is no text to train on: the source gave nothing but empty texts. A generator that was \
+                     read before is empty; pass a list, or make it anew",
+                ));
+            }
+            let ordinary = vocab_size - special_tokens.len();
+            let (vocab, pairs) = crate::train::train(&counting.finish(), ordinary, &mut watch)?;
+            let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
+            let specials = (vocab.len() as u32..).zip(special_tokens).map(|(id, token)| (token, id)).collect();
+            Tokenizer::new(&tokens, specials, Rule::Merges { pairs, whole_first: false }, pattern)
+        });
+        match result {
+            Ok(inner) => Ok(Bpe { inner: Arc::new(inner) }),
+            Err(error) => Err(watch.raise(py, error)),
+        }
+    }
+
+    #[staticmethod]
+    fn from_state(py: Python<'_>, state: &[u8]) -> PyResult<Self> {
+        let inner = py.detach(|| Tokenizer::from_state(state));
+        Ok(Bpe { inner: Arc::new(inner.map_err(|error| raise(py, error))?) })
+    }
+
+    fn state<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.inner.to_state()))
+    }
+
+    #[pyo3(signature = (text, allowed, forbidden))]
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        text: &str,
+        allowed: Option<Choice>,
+        forbidden: Option<Choice>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.encode_one(py, text, allowed, forbidden)?)
+    }
+
+    /// The ids as native uint32 (`wide`) or uint16.
+    #[pyo3(signature = (text, allowed, forbidden, wide))]
+    fn encode_array<'py>(
+        &self,
+        py: Python<'py>,
+        text: &str,
+        allowed: Option<Choice>,
+        forbidden: Option<Choice>,
+        wide: bool,
+    ) -> PyResult<Bound<'py, PyByteArray>> {
+        array(py, &self.encode_one(py, text, allowed, forbidden)?, wide)
+    }
+
+    #[pyo3(signature = (texts, allowed, forbidden, num_threads))]
+    fn encode_batch(
+        &self,
+        py: Python<'_>,
+        texts: Vec<PyBackedStr>,
+        allowed: Option<Choice>,
+        forbidden: Option<Choice>,
+        num_threads: usize,
+    ) -> PyResult<Vec<Vec<u32>>> {
+        self.encode_many(py, &texts, allowed, forbidden, num_threads)
+    }
+
+    /// All ids in one array, and how many each text has.
+    #[pyo3(signature = (texts, allowed, forbidden, num_threads, wide))]
+    fn encode_batch_array<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+        allowed: Option<Choice>,
+        forbidden: Option<Choice>,
+        num_threads: usize,
+        wide: bool,
+    ) -> PyResult<(Bound<'py, PyByteArray>, Vec<usize>)> {
+        let all = self.encode_many(py, &texts, allowed, forbidden, num_threads)?;
+        let (lengths, flat) = py.detach(|| (all.iter().map(Vec::len).collect(), all.concat()));
+        Ok((array(py, &flat, wide)?, lengths))
+    }
+
+    /// The ids, and for each the range of bytes it stands for.
+    #[pyo3(signature = (text, allowed, forbidden))]
+    fn encode_with_spans(
+        &self,
+        py: Python<'_>,
+        text: &str,
+        allowed: Option<Choice>,
+        forbidden: Option<Choice>,
+    ) -> PyResult<(Vec<u32>, Spans)> {
+        let inner = &*self.inner;
+        heavy(py, text.len(), |watch| {
+            let (mut a, mut b) = (Specials::default(), Specials::default());
+            let allowed = choose(&inner.specials, allowed, &mut a)?;
+            refuse(text, choose(&inner.specials, forbidden, &mut b)?)?;
+            inner.with_worker(|worker| inner.encode_with_spans(text, allowed, worker, watch))
+        })
+    }
+
+    #[pyo3(signature = (allowed, forbidden))]
+    fn stream(&self, py: Python<'_>, allowed: Option<Choice>, forbidden: Option<Choice>) -> PyResult<Stream> {
+        let all = &self.inner.specials;
+        let make = |choice| {
+            let mut made = Specials::default();
+            choose(all, choice, &mut made).cloned().map_err(|error| raise(py, error))
+        };
+        let (allowed, forbidden) = (make(allowed)?, make(forbidden)?);
+        let known = Specials::new(allowed.tokens().iter().chain(forbidden.tokens()).cloned().collect());
+        let known = known.map_err(|error| raise(py, error))?;
+        Ok(Stream { inner: self.inner.clone(), allowed, forbidden, known, pending: Mutex::default() })
+    }
+
+    fn decode<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+        let wide: Vec<i64> = match ids.extract::<PyBuffer<i64>>() {
+            Ok(buffer) => buffer.to_vec(py)?,
+            Err(_) => ids.extract().map_err(|error: PyErr| {
+                if !error.is_instance_of::<PyOverflowError>(py) {
+                    return error;
+                }
+                raise(py, Error::tokenizer("an id is outside 64 bits; ids are small non-negative integers"))
+            })?,
+        };
+        let vocab = &self.inner.vocab;
+        let bytes = heavy(py, wide.len(), |_| {
+            let narrow = |&id: &i64| u32::try_from(id).map_err(|_| vocab.unknown(id));
+            vocab.decode(&wide.iter().map(narrow).collect::<Result<Vec<u32>>>()?)
+        })?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    /// All tokens with their ids, special ones too.
+    fn tokens<'py>(&self, py: Python<'py>) -> Vec<(u32, Bound<'py, PyBytes>)> {
+        self.inner.vocab.iter().map(|(id, bytes)| (id, PyBytes::new(py, bytes))).collect()
+    }
+
+    /// The merges in the order of their ranks.
+    fn merges<'py>(&self, py: Python<'py>) -> Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let token = |id| PyBytes::new(py, self.inner.vocab.get(id).unwrap_or_default());
+        self.inner.merges().into_iter().map(|(left, right)| (token(left), token(right))).collect()
+    }
+
+    #[getter]
+    fn special_tokens(&self) -> Vec<(String, u32)> {
+        self.inner.specials.tokens().to_vec()
+    }
+
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.inner.vocab.len()
+    }
+
+    /// "ranks", "merges", or "merges, whole pieces first".
+    #[getter]
+    fn rule(&self) -> &'static str {
+        match self.inner.rule {
+            Rule::Ranks => "ranks",
+            Rule::Merges { whole_first: false, .. } => "merges",
+            Rule::Merges { whole_first: true, .. } => "merges, whole pieces first",
+        }
+    }
+
+    #[getter]
+    fn pattern(&self) -> Option<&str> {
+        self.inner.pattern.spelling()
+    }
+
+    /// Is the pattern read by a hand-written scanner? Those leave no gaps between pieces.
+    #[getter]
+    fn known_scanner(&self) -> bool {
+        self.inner.pattern.cuttable()
+    }
+
+    #[getter]
+    fn regex(&self) -> Option<&str> {
+        self.inner.pattern.regex()
+    }
+
+    #[getter]
+    fn oniguruma(&self) -> Option<&str> {
+        self.inner.pattern.oniguruma()
+    }
+}
+
+/// A text that comes in chunks.
+#[pyclass(frozen, module = "hornbook._core")]
+struct Stream {
+    inner: Arc<Tokenizer>,
+    allowed: Specials,
+    forbidden: Specials,
+    known: Specials,
+    pending: Mutex<Pending>,
+}
+
+#[pymethods]
+impl Stream {
+    /// The ids that became certain; `None` ends the text.
+    #[pyo3(signature = (chunk))]
+    fn push<'py>(&self, py: Python<'py>, chunk: Option<&str>) -> PyResult<Bound<'py, PyList>> {
+        let ids = heavy(py, SHORT, |watch| {
+            let mut pending =
+                self.pending.lock().map_err(|_| Error::tokenizer("this stream broke before"))?;
+            let Some(text) = pending.take(chunk, &self.known, self.inner.pattern.cuttable()) else {
+                return Ok(Vec::new());
+            };
+            refuse(&text, &self.forbidden)?;
+            let mut out = Vec::new();
+            self.inner.with_worker(|worker| {
+                self.inner.encode(&text, Some(&self.allowed), worker, &mut out, watch)
+            })?;
+            Ok(out)
+        })?;
+        PyList::new(py, ids)
+    }
+}
+
+/// Counts the texts of an iterable, some megabytes at a time.
+fn count_texts(
+    texts: &Bound<'_, PyAny>,
+    threads: usize,
+    counting: &mut Counting,
+    watch: &mut PyWatch,
+) -> PyResult<()> {
+    let py = texts.py();
+    let (mut batch, mut size): (Vec<PyBackedStr>, usize) = (Vec::new(), 0);
+    let mut flush = |batch: &mut Vec<PyBackedStr>| {
+        let result = py.detach(|| {
+            let texts: Vec<&str> = batch.iter().map(|text| &**text).collect();
+            counting.add(&texts, None, watch)
+        });
+        batch.clear();
+        result.map_err(|error| std::mem::take(watch).raise(py, error))
+    };
+    for (index, item) in texts.try_iter()?.enumerate() {
+        let item = item?;
+        let Ok(text) = item.cast::<PyString>() else {
+            let message = format!(
+                "expected texts, that is str, but item {index} of the source is {}; a single path is a str or Path, \
+                 several are a list of Path",
+                item.get_type().name()?
+            );
+            return Err(raise(py, Error::data(message)));
+        };
+        batch.push(backed(text)?);
+        size += batch.last().map_or(0, |text| text.len());
+        if size > WINDOW * threads || batch.len() > 1 << 16 {
+            flush(&mut batch)?;
+            size = 0;
+        }
+    }
+    flush(&mut batch)
+}
+
+/// The UTF-8 of a str. Surrogates become U+FFFD, pairs of them the character they mean.
+fn backed(text: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
+    PyBackedStr::try_from(text.clone()).or_else(|error| {
+        if !error.is_instance_of::<PyUnicodeEncodeError>(text.py()) {
+            return Err(error);
+        }
+        let utf16 = text.call_method1("encode", ("utf-16", "surrogatepass"))?;
+        let clean = utf16.call_method1("decode", ("utf-16", "replace"))?;
+        PyBackedStr::try_from(clean.cast_into::<PyString>()?)
+    })
+}
+
+/// A name, a regex or nothing, as [`Pattern::parse`] spells it, and whether it is read by a hand-written scanner.
+/// Raises for a regex that cannot be compiled.
+#[pyfunction]
+#[pyo3(signature = (pattern))]
+fn known_pattern(py: Python<'_>, pattern: Option<&str>) -> PyResult<(Option<String>, bool)> {
+    let pattern = Pattern::parse(pattern);
+    pattern.splitter().map_err(|error| raise(py, error))?;
+    Ok((pattern.spelling().map(str::to_string), pattern.cuttable()))
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Bpe>()?;
+    module.add_class::<Stream>()?;
+    module.add_function(wrap_pyfunction!(known_pattern, module)?)
+}

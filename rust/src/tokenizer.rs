@@ -1,0 +1,125 @@
+//! A finished tokenizer: a vocabulary, a rule for joining, a pattern and special tokens.
+
+use std::sync::Mutex;
+
+use crate::encode::Worker;
+use crate::error::{Error, Result};
+use crate::merge::Merge;
+use crate::pairs::PairTable;
+use crate::special::Specials;
+use crate::split::{Pattern, Splitter};
+use crate::vocab::Vocab;
+
+/// Which neighbours join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Hugging Face's: the listed pairs, in the order of the list. `whole_first` (their `ignore_merges`): a piece
+    /// that is a token as a whole is taken whole, even if no merges lead to it.
+    Merges { pairs: Vec<(u32, u32)>, whole_first: bool },
+    /// tiktoken's: a piece that is a token is taken whole; else any neighbours join whose bytes together are
+    /// a token, lowest id first. Text that no match of the pattern covers is dropped, as tiktoken does.
+    Ranks,
+}
+
+/// Immutable once made, so that threads and copies share one.
+pub struct Tokenizer {
+    pub vocab: Vocab,
+    pub rule: Rule,
+    pub pattern: Pattern,
+    pub specials: Specials,
+    pub(crate) splitter: Splitter,
+    pub(crate) pairs: PairTable<Merge>,
+    pub(crate) byte_ids: [u32; 256],
+    /// Working memory that no call is using at the moment.
+    pub(crate) idle: Mutex<Vec<Worker>>,
+}
+
+impl Tokenizer {
+    /// `tokens` are the ordinary ones, by id. Errors name what is missing or does not fit.
+    pub fn new(
+        tokens: &[(u32, &[u8])],
+        specials: Vec<(String, u32)>,
+        rule: Rule,
+        pattern: Pattern,
+    ) -> Result<Self> {
+        let mut vocab = Vocab::default();
+        for &(id, bytes) in tokens {
+            vocab.add(id, bytes)?;
+        }
+        let mut byte_ids = [0; 256];
+        for (byte, slot) in byte_ids.iter_mut().enumerate() {
+            *slot = vocab.id(&[byte as u8]).ok_or_else(|| {
+                Error::tokenizer(format!(
+                    "the vocabulary has no token for byte {byte} (0x{byte:02x}); a byte-level vocabulary holds all \
+                     256, so that it can encode any text"
+                ))
+            })?;
+        }
+        let pairs = match &rule {
+            Rule::Merges { pairs, .. } => listed(&vocab, pairs)?,
+            Rule::Ranks => all_splits(&vocab),
+        };
+        for (index, (token, id)) in specials.iter().enumerate() {
+            if specials[..index].iter().any(|(other, _)| other == token) {
+                return Err(Error::tokenizer(format!("the special token {token:?} is given twice")));
+            }
+            vocab.add_special(*id, token.as_bytes())?;
+        }
+        Ok(Tokenizer {
+            splitter: pattern.splitter()?,
+            specials: Specials::new(specials)?,
+            idle: Mutex::default(),
+            vocab,
+            rule,
+            pattern,
+            pairs,
+            byte_ids,
+        })
+    }
+
+    /// The joins in the order of their ranks, as pairs of ids. For [`Rule::Ranks`], every way to make a token of
+    /// two others: together they say what the ranks say.
+    pub fn merges(&self) -> Vec<(u32, u32)> {
+        match &self.rule {
+            Rule::Merges { pairs, .. } => pairs.clone(),
+            Rule::Ranks => self.vocab.iter().flat_map(|(_, token)| splits(&self.vocab, token)).collect(),
+        }
+    }
+}
+
+fn listed(vocab: &Vocab, merges: &[(u32, u32)]) -> Result<PairTable<Merge>> {
+    let mut pairs = PairTable::with_capacity(merges.len());
+    let mut joined = Vec::new();
+    for (rank, &(left, right)) in merges.iter().enumerate() {
+        joined.clear();
+        for id in [left, right] {
+            joined.extend_from_slice(vocab.get(id).ok_or_else(|| vocab.unknown(i64::from(id)))?);
+        }
+        let id = vocab.id(&joined).ok_or_else(|| {
+            Error::tokenizer(format!(
+                "merge {rank} makes {:?}, which is not in the vocabulary",
+                String::from_utf8_lossy(&joined)
+            ))
+        })?;
+        // A pair listed twice has its last rank, as in Hugging Face's table.
+        pairs.insert(left, right, Merge { rank: rank as u32, id });
+    }
+    Ok(pairs)
+}
+
+fn all_splits(vocab: &Vocab) -> PairTable<Merge> {
+    let mut pairs = PairTable::with_capacity(vocab.len() * 2);
+    for (id, token) in vocab.iter() {
+        for (left, right) in splits(vocab, token) {
+            pairs.insert(left, right, Merge { rank: id, id });
+        }
+    }
+    pairs
+}
+
+/// The ways to cut a token into two tokens. Special tokens do not count.
+fn splits<'a>(vocab: &'a Vocab, token: &'a [u8]) -> impl Iterator<Item = (u32, u32)> + 'a {
+    let ordinary = vocab.id(token).is_some();
+    (1..if ordinary { token.len() } else { 0 })
+        .filter_map(move |cut| Some((vocab.id(&token[..cut])?, vocab.id(&token[cut..])?)))
+}

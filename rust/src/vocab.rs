@@ -1,0 +1,114 @@
+//! The bytes of every token, and the token of given bytes.
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::error::{Error, Result};
+
+/// Tokens by id. Ids may have holes (cl100k's do), which decode to an error.
+#[derive(Clone, Default)]
+pub struct Vocab {
+    bytes: Vec<u8>,
+    /// Where the bytes of token `id` lie: `bytes[span[id].0..][..span[id].1]`; no length for a hole.
+    span: Vec<(u32, Option<u32>)>,
+    by_bytes: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Vocab {
+    /// One more than the highest id.
+    pub fn len(&self) -> usize {
+        self.span.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.span.is_empty()
+    }
+
+    /// The bytes of a token, unless `id` is a hole or too high.
+    #[inline]
+    pub fn get(&self, id: u32) -> Option<&[u8]> {
+        let &(start, len) = self.span.get(id as usize)?;
+        Some(&self.bytes[start as usize..][..len? as usize])
+    }
+
+    /// The id of these bytes. Special tokens are not found.
+    #[inline]
+    pub fn id(&self, bytes: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one(bytes);
+        self.by_bytes.find(hash, |&id| self.get(id) == Some(bytes)).copied()
+    }
+
+    /// Adds a token that text can become.
+    pub fn add(&mut self, id: u32, bytes: &[u8]) -> Result<()> {
+        if let Some(other) = self.id(bytes) {
+            return Err(Error::tokenizer(format!(
+                "two tokens have the bytes {:?}: ids {other} and {id}; ids must be unique both ways",
+                String::from_utf8_lossy(bytes)
+            )));
+        }
+        self.add_special(id, bytes)?;
+        let hash = self.hasher.hash_one(bytes);
+        let Vocab { bytes: all, span, by_bytes, hasher } = self;
+        by_bytes.insert_unique(hash, id, |&id| {
+            let (start, len) = span[id as usize];
+            hasher.hash_one(&all[start as usize..][..len.unwrap_or(0) as usize])
+        });
+        Ok(())
+    }
+
+    /// Adds a token that only decoding knows.
+    pub fn add_special(&mut self, id: u32, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Err(Error::tokenizer(format!(
+                "token {id} is empty: every token needs at least one byte"
+            )));
+        }
+        if self.get(id).is_some() {
+            return Err(Error::tokenizer(format!("two tokens have the id {id}; ids must be unique")));
+        }
+        // A wild id would otherwise cost memory for all the holes below it.
+        if id > 1 << 27 {
+            return Err(Error::tokenizer(format!("the token id {id} is too high: at most {}", 1 << 27)));
+        }
+        let start =
+            u32::try_from(self.bytes.len()).map_err(|_| Error::tokenizer("more than 4 GB of tokens"))?;
+        if self.span.len() <= id as usize {
+            self.span.resize(id as usize + 1, (0, None));
+        }
+        self.span[id as usize] = (start, Some(bytes.len() as u32));
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// All tokens that are no holes, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        (0..self.span.len() as u32).filter_map(|id| Some((id, self.get(id)?)))
+    }
+
+    /// The bytes of many tokens, one after another.
+    pub fn decode(&self, ids: &[u32]) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(ids.len() * 4);
+        for &id in ids {
+            match self.get(id) {
+                Some(bytes) => out.extend_from_slice(bytes),
+                None => return Err(self.unknown(i64::from(id))),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The error for an id that is no token.
+    pub fn unknown(&self, id: i64) -> Error {
+        let reason = if (0..self.len() as i64).contains(&id) {
+            "is not given to any token".to_string()
+        } else {
+            format!("is outside 0..{}", self.len())
+        };
+        Error::tokenizer(format!(
+            "no token has the id {id}: it {reason} (vocab_size is {}). Were the ids made with another tokenizer?",
+            self.len()
+        ))
+    }
+}

@@ -1,0 +1,120 @@
+//! Properties that hold for every text.
+
+use hornbook::count::Counting;
+use hornbook::special::Specials;
+use hornbook::split::Pattern;
+use hornbook::train::train;
+use hornbook::{Rule, Tokenizer};
+use proptest::prelude::*;
+
+fn trained(text: &str, vocab_size: usize, pattern: Pattern) -> Tokenizer {
+    let mut counting = Counting::new(pattern.clone(), Specials::default(), 2).unwrap();
+    counting.add(&[text], None, &mut ()).unwrap();
+    let (vocab, pairs) = train(&counting.finish(), vocab_size, &mut ()).unwrap();
+    let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
+    Tokenizer::new(
+        &tokens,
+        vec![("<|end|>".into(), 60_000)],
+        Rule::Merges { pairs, whole_first: false },
+        pattern,
+    )
+    .unwrap()
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    let mut out = Vec::new();
+    tokenizer
+        .with_worker(|worker| tokenizer.encode(text, Some(&tokenizer.specials), worker, &mut out, &mut ()))
+        .unwrap();
+    out
+}
+
+fn patterns() -> Vec<Pattern> {
+    [Some("gpt2"), Some("cl100k"), Some("o200k"), Some(r"\w+|\s"), None].map(Pattern::parse).to_vec()
+}
+
+/// Merges by trying everything: count all pairs, join the best, begin again.
+fn train_naively(words: &[(Vec<u8>, u64)], vocab_size: usize) -> Vec<Vec<u8>> {
+    let mut tokens: Vec<Vec<u8>> = hornbook::bytes::BYTE_OF_ID.iter().map(|&b| vec![b]).collect();
+    let id = |tokens: &[Vec<u8>], bytes: &[u8]| tokens.iter().position(|token| token == bytes);
+    let mut split: Vec<(Vec<usize>, u64)> =
+        words.iter().map(|(w, n)| (w.iter().map(|b| id(&tokens, &[*b]).unwrap()).collect(), *n)).collect();
+    while tokens.len() < vocab_size {
+        let mut counts = std::collections::BTreeMap::new();
+        for (word, n) in &split {
+            for pair in word.windows(2) {
+                *counts.entry((pair[0], pair[1])).or_insert(0) += n;
+            }
+        }
+        let Some((&(left, right), _)) = counts.iter().max_by_key(|&(&pair, &n)| (n, std::cmp::Reverse(pair)))
+        else {
+            break;
+        };
+        let joined = [tokens[left].clone(), tokens[right].clone()].concat();
+        let new = id(&tokens, &joined).unwrap_or_else(|| {
+            tokens.push(joined);
+            tokens.len() - 1
+        });
+        for (word, _) in &mut split {
+            let mut at = 0;
+            while at + 1 < word.len() {
+                if (word[at], word[at + 1]) == (left, right) {
+                    word.splice(at..at + 2, [new]);
+                }
+                at += 1;
+            }
+        }
+    }
+    tokens
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn decoding_undoes_encoding(text in r"(\PC|[a-c ]|<\|end\|>|\s){0,200}") {
+        for pattern in patterns() {
+            let tokenizer = trained("a bad cab had a bad dad; the cab, a-b-c 123 \n\n  \u{301}é中文", 300, pattern);
+            let ids = encode(&tokenizer, &text);
+            prop_assert_eq!(tokenizer.vocab.decode(&ids).unwrap(), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn chunks_do_not_matter(texts in prop::collection::vec(r"([a-c ]|<\|end\||>|\s|\PC|[1-9']){0,12}", 0..30)) {
+        for pattern in patterns() {
+            let tokenizer = trained("a bad cab had a bad dad; the cab, a-b-c 123", 280, pattern);
+            let specials = &tokenizer.specials;
+            let mut pending = hornbook::stream::Pending::default();
+            let mut ids = Vec::new();
+            for text in texts.iter().map(|text| Some(text.as_str())).chain([None]) {
+                if let Some(ready) = pending.take(text, specials, tokenizer.pattern.cuttable()) {
+                    ids.extend(encode(&tokenizer, &ready));
+                }
+            }
+            prop_assert_eq!(ids, encode(&tokenizer, &texts.concat()));
+        }
+    }
+
+    #[test]
+    fn states_round_trip(text in r"[a-d ]{0,200}") {
+        let tokenizer = trained(&text, 280, Pattern::O200k);
+        let state = tokenizer.to_state();
+        prop_assert_eq!(Tokenizer::from_state(&state).unwrap().to_state(), state.clone());
+        prop_assert!(Tokenizer::from_state(&state[..state.len() - 1]).is_err());
+    }
+
+    /// Words in which no symbol is made twice: there the short trainer and the fast one must agree.
+    #[test]
+    fn the_fast_trainer_is_the_slow_one(words in prop::collection::vec(r"[a-h]{1,9}", 1..40)) {
+        let mut counting = Counting::new(Pattern::None, Specials::default(), 1).unwrap();
+        let texts: Vec<&str> = words.iter().map(String::as_str).collect();
+        counting.add(&texts, None, &mut ()).unwrap();
+        let counter = counting.finish();
+        let all: Vec<(Vec<u8>, u64)> = counter.iter().map(|(w, n)| (w.to_vec(), n)).collect();
+        let (vocab, merges) = train(&counter, 300, &mut ()).unwrap();
+        prop_assume!(merges.len() == vocab.len() - 256);
+        let tokens: Vec<Vec<u8>> = vocab.iter().map(|(_, token)| token.to_vec()).collect();
+        prop_assert_eq!(tokens, train_naively(&all, 300));
+    }
+}
