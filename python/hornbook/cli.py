@@ -21,7 +21,7 @@ from tyro.conf import Positional, arg
 from .errors import ConfigError, DataError, HornbookError, nearest
 
 if TYPE_CHECKING:
-    from .tokenizer import AnyTokenizer
+    from .tokenizer import TokenizerLike
 
 Kernels = Annotated[
     str | None, arg(metavar="WHICH", help="implementations: auto, reference, torch, fused, or OP=WHICH,...")
@@ -433,7 +433,7 @@ def _help_of(name: str, commands: dict[str, Callable[..., None]]) -> str:
     return f"usage: hornbook {name} COMMAND [OPTIONS]\n\n{ABOUT[name]}\n\ncommands:\n{rows}"
 
 
-def open_tokenizer(name: str) -> AnyTokenizer:
+def open_tokenizer(name: str) -> TokenizerLike:
     """A tokenizer by its path, or by one of the names that tiktoken knows."""
     from .tokenizer import Tokenizer, load
 

@@ -26,7 +26,7 @@ from .errors import ConfigError, DataError
 from .tokenizer import load as load_tokenizer
 
 if TYPE_CHECKING:
-    from .tokenizer import AnyTokenizer
+    from .tokenizer import TokenizerLike
 
 Source = str | Path | Iterable[str] | Iterable[Path]
 Packing = Literal["auto", "documents", "stream"]
@@ -112,7 +112,7 @@ class TokenData:
         self.train, self.heldout = (_read_split(directory, manifest["splits"][name]) for name in ("train", "heldout"))
 
     @classmethod
-    def from_text(cls, source: Source, tokenizer: AnyTokenizer, *, heldout: float | Iterable[str] = 0.05) -> TokenData:
+    def from_text(cls, source: Source, tokenizer: TokenizerLike, *, heldout: float | Iterable[str] = 0.05) -> TokenData:
         """Encode a corpus into memory.
 
         Args:
@@ -145,7 +145,7 @@ class TokenData:
 
 def prepare(
     source: Source,
-    tokenizer: AnyTokenizer,
+    tokenizer: TokenizerLike,
     out: str | Path,
     *,
     heldout: float | Iterable[str] = 0.05,
@@ -353,7 +353,7 @@ def _assign(source: Source, heldout: float | Iterable[str]) -> Iterator[tuple[st
 
 def _encode(
     assigned: Iterable[tuple[str, str]],
-    tokenizer: AnyTokenizer,
+    tokenizer: TokenizerLike,
     take: Callable[[str, NDArray[Any], NDArray[np.int64], int], None],
     batch_bytes: int = 8 << 20,
 ) -> None:
@@ -383,7 +383,7 @@ def _encode(
         flush(split)
 
 
-def _eot(tokenizer: AnyTokenizer) -> int:
+def _eot(tokenizer: TokenizerLike) -> int:
     if tokenizer.eot_id is None:
         raise DataError("this tokenizer has no end-of-text token: train it with special_tokens=('<|endoftext|>',)")
     return tokenizer.eot_id

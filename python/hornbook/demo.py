@@ -168,9 +168,8 @@ def run(
     )
     if steps is None:
         steps = steps_in(minutes, model, world, seed)
-        say(
-            f"   {minutes:g} minutes on this machine are {steps} steps (the same model again: --steps {steps} --seed {seed})."
-        )
+        say(f"   {minutes:g} minutes on this machine are {steps} steps.")
+        say(f"   (The same model again: hornbook demo --steps {steps} --seed {seed})")
 
     config = recipe(steps, seed)
     say(f"\n[bold]4. Training[/], {steps} steps. The first {config.copy_steps} teach copying, on random tokens.")
@@ -207,9 +206,8 @@ def run(
 
     report = {"seed": seed, "steps": steps, "minutes": minutes, "training_seconds": trained, **result}
     files.write_json(out / "report.json", report)
-    say(
-        f"\nSaved in {out}: model, tokenizer, loss.svg, log.jsonl, report.json ({clock(time.monotonic() - started)} in all)."
-    )
+    took = clock(time.monotonic() - started)
+    say(f"\nSaved in {out}: model, tokenizer, loss.svg, log.jsonl, report.json ({took} in all).")
     say("Try next:")
     say(f'  hornbook sample {out} --prompt "Once there was a young fox named"', markup=False)
     say(f"  hornbook demo --minutes 5 --seed {seed + 1}", markup=False)

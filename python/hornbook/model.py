@@ -263,6 +263,9 @@ class GPT(nn.Module):
         compute_dtype: the number format of activations. Parameters stay as they are (fp32 while training).
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config

@@ -25,7 +25,7 @@ from .errors import ConfigError
 from .model import GPT
 
 if TYPE_CHECKING:
-    from .tokenizer import AnyTokenizer
+    from .tokenizer import TokenizerLike
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def beam_search(
 
 def stream(
     model: GPT,
-    tokenizer: AnyTokenizer,
+    tokenizer: TokenizerLike,
     prompt: str = "",
     *,
     max_new_tokens: int = 200,
@@ -205,7 +205,7 @@ def stream(
 
 def _stream(
     model: GPT,
-    tokenizer: AnyTokenizer,
+    tokenizer: TokenizerLike,
     ids: Tensor,
     how: Sampling,
     max_new_tokens: int,
@@ -232,7 +232,7 @@ def _stream(
 
 def generate(
     model: GPT,
-    tokenizer: AnyTokenizer,
+    tokenizer: TokenizerLike,
     prompt: str = "",
     *,
     max_new_tokens: int = 200,
@@ -275,7 +275,7 @@ def generate(
 
 
 def generate_many(
-    model: GPT, tokenizer: AnyTokenizer, prompt: str, count: int, how: Sampling, *,
+    model: GPT, tokenizer: TokenizerLike, prompt: str, count: int, how: Sampling, *,
     max_new_tokens: int = 200, seed: int | None = None,
 ) -> list[str]:  # fmt: skip
     """``count`` continuations of one prompt, drawn together: much faster than one after the other."""
@@ -294,7 +294,7 @@ def generate_many(
     return texts
 
 
-def encode_prompt(model: GPT, tokenizer: AnyTokenizer, prompt: str) -> list[int]:
+def encode_prompt(model: GPT, tokenizer: TokenizerLike, prompt: str) -> list[int]:
     """The ids a text starts from: the end-of-text token, which begins every document, then the prompt."""
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ConfigError(
@@ -307,7 +307,7 @@ def encode_prompt(model: GPT, tokenizer: AnyTokenizer, prompt: str) -> list[int]
     return ids
 
 
-def _known(token: int, tokenizer: AnyTokenizer) -> int:
+def _known(token: int, tokenizer: TokenizerLike) -> int:
     """A model may have more rows than its tokenizer has tokens (padding); it can only write the tokenizer's."""
     if token >= tokenizer.vocab_size:
         raise ConfigError(
