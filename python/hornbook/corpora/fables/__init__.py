@@ -18,7 +18,7 @@ from .cast import ADJECTIVES, HELPERS, HOMES, KINDS, NOUNS
 from .draw import SPLITS, facts_at, is_heldout
 from .facts import Facts, Story
 from .judge import training_pairs
-from .names import GIVEN_NAMES
+from .naming import GIVEN_NAMES
 from .obstacles import OBSTACLES
 from .places import PLACES
 from .plot import tell
@@ -30,7 +30,7 @@ Split = Literal["train", "heldout"]
 def story(index: int, *, seed: int = 0, split: Split = "train") -> Story:
     """Story number ``index`` of a split; a pure function, so stories can be had in any order.
 
-    Two stories of one seed and split have different facts, whatever their indices below 2^27.
+    Two stories of one seed and split have different facts, whatever their indices below 2^28.
 
     Raises:
         DataError: for a negative index or an unknown split.

@@ -12,13 +12,14 @@ held-out split, any other to training, so the two share no combination and train
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log2
 from random import Random
 from zlib import crc32
 
 from .cast import ADJECTIVES, HELPERS, HOMES, KINDS, NOUNS
 from .facts import Facts
-from .names import (
+from .naming import (
     GIVEN,
     GIVEN_NAMES,
     HELD_OUT,
@@ -153,7 +154,7 @@ def facts_at(index: int, seed: int, split: str) -> tuple[Facts, float, Random]:
     return facts, bits, rng
 
 
-def _name(random) -> tuple[str, str, float]:
+def _name(random: Callable[[], float]) -> tuple[str, str, float]:
     """A name, its pronoun and the bits of both."""
     if random() >= INVENTED_SHARE:
         name = GIVEN_NAMES[int(random() * len(GIVEN_NAMES))]

@@ -19,7 +19,7 @@ class Facts:
     trait: str  # "patient"
     want: str  # "pick pears for a birthday cake"
     place: str  # "the orchard": where the want is to be had
-    adjective: str  # "copper"
+    adjective: str  # "blue"
     noun: str  # "kettle"
     obstacle: str  # "a fallen bridge"
     outcome: str  # one of `traits.OUTCOMES`: how the obstacle was passed

@@ -16,7 +16,7 @@ from string import Formatter
 from . import plot
 from .cast import ADJECTIVES, HELPERS, HOMES, KINDS, NOUNS
 from .facts import Facts, Story
-from .names import ALL
+from .naming import ALL
 from .obstacles import OBSTACLES
 from .places import PLACES
 from .traits import TRAITS
@@ -27,7 +27,7 @@ _ADJECTIVES, _NOUNS = frozenset(ADJECTIVES), frozenset(NOUNS)
 _WANTS = {want: place for place, wants in PLACES.items() for want, _ in wants}
 _TOOLS = {o.tool.removeprefix("a ").removeprefix("an "): o.tool for o in OBSTACLES.values()}
 _MORALS = {turn.moral: (name, way) for name, t in TRAITS.items() for way, turn in t.turns.items()}
-_MORAL_END = re.compile(" that (" + "|".join(re.escape(m) for m in _MORALS) + r")\.$")
+_MORAL_END = re.compile(" [Tt]hat (" + "|".join(re.escape(m) for m in _MORALS) + r")\.$")
 _HELPER = re.compile(r"\bold (" + "|".join(HELPERS) + r")\b")
 _LITTLE_HELPER = re.compile(r"\b[Ll]ittle (?:" + "|".join(HELPERS) + r")\b")
 
@@ -37,8 +37,9 @@ def _fixed(template: str) -> list[str]:
     return [literal for literal, *_ in Formatter().parse(template)]
 
 
-# The longest part of each clause that holds no name: where it stands, the obstacle does.
-_CLAUSES = {max(_fixed(o.clause), key=len): name for name, o in OBSTACLES.items()}
+# The longest part of each clause that holds no name: where it stands, the obstacle does. The first letter is
+# left out, for it may be a capital.
+_CLAUSES = {max(_fixed(o.clause), key=len)[1:]: name for name, o in OBSTACLES.items()}
 
 
 def _sentences() -> Iterable[str]:
@@ -72,9 +73,9 @@ VOCABULARY = frozenset(
 class Reading:
     """What a text says. A fact is None where the text does not say it; the first mention counts.
 
-    ``keeps_*``: said at least twice, and every time the same (one pronoun is enough). ``complete``: the text ends with one of the
-    world's morals. ``fitting``: that moral belongs to the trait and to what happened. ``strange``: the words
-    that no story of the world uses, in order.
+    ``keeps_*``: said at least twice, and every time the same (one pronoun is enough). ``complete``: the text
+    ends with one of the world's morals. ``fitting``: that moral belongs to the trait and to what happened.
+    ``strange``: the words that no story of the world uses, in order.
     """
 
     hero: str | None

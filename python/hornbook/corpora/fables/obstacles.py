@@ -188,7 +188,7 @@ OBSTACLES = {
         "called the ferryman out of bed to take {N} across",
     ),
     "an army of ants": Obstacle(
-        "an army of ants was marching over the path, without an end",
+        "an endless army of ants was marching over the path",
         "bent two stalks into an arch and stepped over the ants",
         "a bag of sugar",
         "sprinkled the bag of sugar far off, and the ants wheeled to the left",
@@ -222,11 +222,11 @@ OBSTACLES = {
         "offered the thirsty guard the jug of cider, and down went the spear",
         "was the guard's oldest friend, and so {N} was let through",
     ),
-    "a grass fire": Obstacle(
-        "dry grass was burning beside the road, and smoke hid the way",
-        "beat out the flames with a wet branch, one after another",
-        "a tin bucket",
-        "filled the tin bucket at a spring and put out the flames",
-        "led {N} down to the creek, and they waded around the smoke",
+    "a noisy quarrel": Obstacle(
+        "two peddlers were quarreling in the road and would not budge",
+        "asked what the quarrel was about, and neither of the peddlers could remember",
+        "a bag of plums",
+        "handed around the bag of plums, and with full mouths nobody can quarrel",
+        "made the peddlers laugh, and {N} walked through between them",
     ),
 }

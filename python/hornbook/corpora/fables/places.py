@@ -201,7 +201,7 @@ PLACES = {
     "the warm spring": (
         (
             "take a hot bath",
-            "In the warm spring {N} sat up to the neck in steam and wished for nothing more.",
+            "In the warm spring {N} sat up to the neck in hot water and wished for nothing more.",
         ),
         (
             "fetch mud for a sore knee",
@@ -261,7 +261,7 @@ PLACES = {
     "the clock shop": (
         (
             "have an alarm clock mended",
-            "In the clock shop one turn of a screw, and {N} heard the alarm clock tick again.",
+            "In the clock shop a single screw was turned, and {N} heard the alarm clock tick.",
         ),
         (
             "become a clockmaker",

@@ -45,6 +45,8 @@ TREASURE = (
 MORNING = (
     "One morning", "One bright morning", "One misty morning", "One windy morning", "One quiet morning",
     "One cool morning",
+    "One sunny morning",
+    "One gray morning",
 )  # fmt: skip
 DEPARTURE = (
     "{morning} {N} took the {obj} and left the {home} to {want}.",
@@ -70,7 +72,7 @@ ROAD = {
         ' "Take {a_tool}, too," advised the neighbors, and {he} did.',
     ),
     "helper": (
-        " On the way {he} {kindness}.",
+        " Around the first bend {he} {kindness}.",
         " A mile from the {home} {he} {kindness}.",
         " Before long {he} {kindness}.",
     ),
@@ -78,17 +80,18 @@ ROAD = {
 }
 OBSTACLE = (
     " Halfway to {place}, {clause}.",
-    " But on the road to {place}, {clause}.",
+    " But on the way to {place}, {clause}.",
     " Then trouble came: {clause}.",
-    " But soon {he} had to stop, for {clause}.",
+    " But then {he} had to stop, for {clause}.",
     " But not far from {place}, {clause}.",
+    " What was that ahead? {Clause}.",
 )
 ALONE = (" The {kind}", " So the {kind}", " Then the {kind}", " And the little {kind}")
 MEETING = (
     ' An old {helper} came by. "If only I had {an_obj} like yours!" it said.',
     ' Along came an old {helper}. "What a lovely {obj}!" it sighed.',
     ' An old {helper} stared at the {obj}. "I own nothing," it said.',
-    ' There sat an old {helper}. "I never had {an_obj}," it wept.',
+    ' There sat an old {helper} in tears. "Nobody ever gave me {an_obj}," it said.',
 )
 HELP = (
     ' "You helped me, little {kind}," said the old {helper}, and it {guided}.',
@@ -106,23 +109,25 @@ RETURN = {
         "Tired and happy, the {kind} came home to the {home} with the {obj}.",
         "Then the {kind} carried the {obj} home to the {home}.",
         "The {kind} came home to the {home} with the {obj} and a good story.",
-        "When the {kind} was home at the {home}, {he} fell asleep beside the {obj}.",
+        "When the {kind} was back in the {home}, {he} fell asleep beside the {obj}.",
         "Then {N} the {kind} went home to the {home} with the {obj}.",
+        "Home to the {home} went the {kind} with the {obj}, singing all the way.",
     ),
     False: (
         "The {kind} came home to the {home} without the {obj}, but with a light heart.",
         "The {kind} went home to the {home}, glad that the {obj} had a new friend.",
-        "When the {kind} was home at the {home}, {he} did not miss the {obj} at all.",
+        "When the {kind} was back in the {home}, {he} did not miss the {obj} at all.",
         "Then {N} the {kind} went home to the {home} without the {obj}.",
     ),
 }
 MORAL = (
     "And so {N} learned that {moral}.",
     "From that day on, {N} knew that {moral}.",
-    "Ever since, they say at the {home} of {N} that {moral}.",
+    "They still say in the {home}, where {N} lives, that {moral}.",
     "Everyone who hears of {N} agrees that {moral}.",
     "To this day {N} will tell you that {moral}.",
     "And {N} never forgot that {moral}.",
+    "What did {N} learn? That {moral}.",
 )
 
 
@@ -168,6 +173,7 @@ def tell(f: Facts, random: Callable[[], float]) -> tuple[str, float]:
     w["shown"] = trait.shown.format_map(w)
     w["Shown"] = w["He"] + w["shown"][len(f.pronoun) :]
     w["clause"] = obstacle.clause.format_map(w)
+    w["Clause"] = w["clause"][0].upper() + w["clause"][1:]
     w["guided"] = obstacle.guided.format_map(w)
     w["a_tool"] = obstacle.tool
     if f.outcome == "helper":

@@ -20,7 +20,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """``shown`` is a clause about the hero that shows it; ``turns`` maps each outcome that suits the trait to its turn."""
+    """A clause about the hero that shows the trait, and its turn for each outcome that suits it."""
 
     shown: str
     turns: dict[str, Turn]
@@ -43,7 +43,7 @@ TRAITS = {
         },
     ),
     "brave": Trait(
-        "{he} was not afraid of thunder or the dark",
+        "{he} always went first",
         {
             "wit": Turn(
                 '"I am afraid, but I will try," said {N}.',
@@ -124,7 +124,7 @@ TRAITS = {
         "{he} always gave away half of {his} cake",
         {
             "helper": Turn(
-                '"I help everyone," sighed {N}, "but who will help me?"',
+                '"I would give my last crumb for some help," said {N}.',
                 "whoever gives help will be given help",
             ),
             "gift": Turn(
@@ -177,7 +177,7 @@ TRAITS = {
         "{he} would not harm a fly",
         {
             "helper": Turn(
-                '{N} did not shout. "Is anyone there?" {he} called softly.',
+                '{N} did not shout. "Could somebody help, please?" {he} asked softly.',
                 "a soft voice is heard where shouting is not",
             ),
             "gift": Turn(
@@ -203,7 +203,7 @@ TRAITS = {
         "{he} never looked before {he} jumped",
         {
             "wit": Turn(
-                '{N} rushed ahead and fell. "Next time I will think first," {he} groaned.',
+                '{N} tried at once and fell. "Next time I will think first," {he} groaned.',
                 "haste only makes the road longer",
             ),
             "tool": Turn(
@@ -255,7 +255,7 @@ TRAITS = {
         "{he} jumped at every rustling leaf",
         {
             "wit": Turn(
-                "{N} hid. But the longer {he} looked, the smaller the danger seemed.",
+                "{N} hid. But the longer {he} looked, the smaller the trouble seemed.",
                 "most troubles shrink when you look at them",
             ),
             "tool": Turn(

@@ -29,10 +29,12 @@ FIRST = (
     "Ba", "Be", "Da", "Do", "Fe", "Ga", "Ka", "Ki", "Lo", "Lu", "Mo", "Na", "Ne", "Pa", "Pe", "Ra",
     "Ri", "Ta", "Ve", "Zo",
 )  # fmt: skip
-MIDDLE = ("ba", "di", "fu", "ka", "lo", "mi", "ni", "ro", "ru", "so", "ti", "vo")
+MIDDLE = ("ba", "di", "le", "ka", "lo", "mi", "ni", "ro", "ru", "so", "ti", "vo")
 LAST = ("ba", "bu", "da", "fi", "ko", "la", "lu", "mi", "nu", "pi", "ri", "ro", "sa", "va", "vi", "zu")
 # What the syllabary makes by accident: words, and beginnings that no parent wants to read aloud.
-UNSUITABLE = frozenset({"Gala", "Kava", "Kiva", "Nada", "Nazu", "Nero", "Papi", "Peda", "Rapi", "Tabu", "Tapi"})
+UNSUITABLE = frozenset(
+    ("Gala", "Kava", "Kiva", "Nada", "Nasa", "Nazu", "Nero", "Papi", "Peda", "Rapi", "Tabu", "Tapi", "Veda")
+)
 UNSUITABLE_START = ("Feka", "Kaka", "Peni")
 INVENTED_SHARE = 0.4  # of the stories
 LONG_SHARE = 0.5  # of the invented names: three syllables, not two
