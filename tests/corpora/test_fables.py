@@ -21,8 +21,8 @@ from hornbook.corpora.fables import cast, draw, facts, judge, naming, plot
 from hornbook.errors import DataError
 
 GOLDEN = {  # SHA-256 of the first megabyte of seed 0; it changes only with the text, and then on purpose
-    "train": "?",
-    "heldout": "?",
+    "train": "a789234a928416c7d582f46852694c6b80c9ec1ac995d17003fc5642065a99b1",
+    "heldout": "8dbe8bdd96858c4e4bbffe7fae32162c3229a760078af1b157a0604442fade6b",
 }
 
 

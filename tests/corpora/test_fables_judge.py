@@ -82,7 +82,7 @@ def test_broken_objects_and_endings():
     assert not judge.read(s.text + f" {pronoun} smiled.").keeps_pronoun
 
 
-def test_other_seeds_and_lone_facts():
+def test_what_is_said_once_is_not_kept():
     nothing = judge.read("")
     assert all(not getattr(nothing, k) for k in (*KEEPS, *FACTS))
     once = judge.read("Once there was a fox named Mira.")

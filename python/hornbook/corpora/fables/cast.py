@@ -74,7 +74,7 @@ HELPERS = {
 
 
 def a(words: str) -> str:
-    """``words`` with "a" or "an" before them, by the first letter: the world has no "hour" and no "unicorn".
+    """``words`` with "a" or "an" before them, by the first letter; "honest" is the one exception needed.
 
     >>> a("orange kettle"), a("fox")
     ('an orange kettle', 'a fox')

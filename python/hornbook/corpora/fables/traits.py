@@ -1,8 +1,8 @@
 """What heroes are like, how a trait is tested, and the moral that follows.
 
 A trait allows two outcomes. For each there is one sentence in which the trait meets the obstacle and one
-moral, so the moral is never an ornament: it says what that sentence showed. Half a dozen of the traits are
-faults; the hero begins with one and ends without it.
+moral, so the moral is never an ornament: it says what that sentence showed. Eight of the traits are faults;
+the hero begins with one and learns better.
 """
 
 from __future__ import annotations
@@ -203,11 +203,11 @@ TRAITS = {
         "{he} never looked before {he} jumped",
         {
             "wit": Turn(
-                '{N} tried at once and fell. "Next time I will think first," {he} groaned.',
+                '{N} jumped in and made it worse. "Next time I will think first," {he} groaned.',
                 "haste only makes the road longer",
             ),
             "tool": Turn(
-                '"Quick, quick!" cried {N}, and slipped. The second time {he} went slowly.',
+                '"Quick, quick!" cried {N}, and got it wrong. The second time {he} went slowly.',
                 "slow and sure is faster than quick and sorry",
             ),
         },
