@@ -8,14 +8,13 @@
 //! visited. The queue is lazy for the same reason: counts only fall, so an entry that is out of date is too
 //! high, and is put back with the right count when it comes up.
 //!
-//! One exception. Two merges can make the same bytes ("aa"+"a" and "a"+"aa"), and then share an id, as in Hugging
-//! Face's trainer. A pair with such a symbol can gain places a second time. What that trainer then does, this one
-//! does too: the count goes on from where it was, even if the pair was merged before; the new places become an
-//! entry of their own in the queue; an entry stands for all places of its pair in the pieces it names; and the
-//! pair may be listed again, in which case its last rank counts.
+//! No two merges make the same bytes, so every merge is a new token. Take two places where the same bytes stand
+//! between two edges of symbols. Merges inside are the same at both: they go from left to right, and where a run
+//! "aaaa" reaches in from the left, either a join crosses the edge, or the pairs fall as if the run began there.
+//! So at both places the bytes become one symbol in the same step, from the same pair.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::bytes::{BYTE_OF_ID, ID_OF_BYTE};
@@ -33,8 +32,6 @@ struct Pair {
     count: i64,
     left: u32,
     right: u32,
-    /// In how many steps it gained places. More than one means the exception above.
-    gains: u32,
     /// Places noted in the current step.
     fresh: u32,
     /// Where the next of them goes.
@@ -72,8 +69,8 @@ struct Trainer {
     endings: Vec<u32>,
     /// Which piece this byte is of.
     piece: Vec<u32>,
-    /// Of each piece, its first byte and its count.
-    pieces: Vec<(u32, i64)>,
+    /// How often each piece came.
+    counts: Vec<i64>,
     /// Of each token, how many bytes it has.
     lengths: Vec<u32>,
     pairs: Vec<Pair>,
@@ -100,38 +97,26 @@ pub fn train(words: &Counter, vocab_size: usize, watch: &mut dyn Watch) -> Resul
         let count = trainer.pairs[entry.pair as usize].count;
         if entry.count != count {
             entry.count = count;
-            trainer.queue.push(entry);
+            if count > 0 {
+                trainer.queue.push(entry);
+            }
             continue;
-        }
-        if count < 1 {
-            break;
         }
         let (left, right) = (entry.left, entry.right);
         let mut joined = vocab.get(left).unwrap_or_default().to_vec();
         joined.extend_from_slice(vocab.get(right).unwrap_or_default());
-        let known = vocab.id(&joined);
-        let id = known.unwrap_or(vocab.len() as u32);
-        if known.is_none() {
-            vocab.add(id, &joined)?;
-            trainer.lengths.push(joined.len() as u32);
-        }
+        let id = vocab.len() as u32;
+        vocab.add(id, &joined)?;
+        trainer.lengths.push(joined.len() as u32);
         merges.push((left, right));
-        trainer.apply(&entry, id, known.is_some());
+        trainer.apply(&entry, id);
         if last_tick.elapsed() > Duration::from_millis(100) {
             watch.tick("merge", vocab.len() as u64 - 256, Some(wanted))?;
             last_tick = Instant::now();
         }
     }
     watch.tick("merge", vocab.len() as u64 - 256, Some(wanted))?;
-    Ok((vocab, last_of_each(merges)))
-}
-
-/// A pair that was merged twice has its last rank only.
-fn last_of_each(merges: Vec<(u32, u32)>) -> Vec<(u32, u32)> {
-    let mut seen = HashSet::with_capacity(merges.len());
-    let mut kept: Vec<_> = merges.into_iter().rev().filter(|&pair| seen.insert(pair)).collect();
-    kept.reverse();
-    kept
+    Ok((vocab, merges))
 }
 
 impl Trainer {
@@ -147,7 +132,7 @@ impl Trainer {
             symbols: Vec::with_capacity(size),
             endings: Vec::new(),
             piece: Vec::with_capacity(size),
-            pieces: Vec::new(),
+            counts: Vec::new(),
             lengths: vec![1; 256],
             pairs: Vec::new(),
             index: PairTable::with_capacity(1 << 16),
@@ -158,8 +143,8 @@ impl Trainer {
         trainer.symbols.push(EDGE);
         trainer.piece.push(0);
         for (word, count) in words.iter().filter(|(word, _)| word.len() > 1) {
-            let index = trainer.pieces.len() as u32;
-            trainer.pieces.push((trainer.symbols.len() as u32, i64::try_from(count).unwrap_or(i64::MAX)));
+            let index = trainer.counts.len() as u32;
+            trainer.counts.push(i64::try_from(count).unwrap_or(i64::MAX));
             trainer.symbols.extend(word.iter().map(|&byte| u32::from(ID_OF_BYTE[byte as usize])));
             trainer.symbols.push(EDGE);
             trainer.piece.resize(trainer.symbols.len(), index);
@@ -173,18 +158,18 @@ impl Trainer {
         for place in 1..self.symbols.len().saturating_sub(1) {
             let (left, right) = (self.symbols[place], self.symbols[place + 1]);
             if left != EDGE && right != EDGE {
-                let count = self.pieces[self.piece[place] as usize].1;
+                let count = self.counts[self.piece[place] as usize];
                 self.gain(left, right, place as u32, count);
             }
         }
-        self.flush(false);
+        self.flush();
     }
 
     #[inline]
     fn pair(&mut self, left: u32, right: u32) -> u32 {
         let pairs = &mut self.pairs;
         self.index.get_or_insert(left, right, || {
-            pairs.push(Pair { count: 0, left, right, gains: 0, fresh: 0, fill: 0 });
+            pairs.push(Pair { count: 0, left, right, fresh: 0, fill: 0 });
             pairs.len() as u32 - 1
         })
     }
@@ -202,27 +187,12 @@ impl Trainer {
         self.pairs[pair as usize].count -= count;
     }
 
-    /// Joins the pair of an entry, wherever it still stands, into symbol `id`. `reused`: the symbol is not new.
-    fn apply(&mut self, entry: &Entry, id: u32, reused: bool) {
-        let (start, places) = (entry.start, entry.places as usize);
-        if self.pairs[entry.pair as usize].gains == 1 {
-            for index in start..start + places {
-                self.join(self.places[index], entry.left, entry.right, id);
-            }
-        } else {
-            let mut pieces: Vec<u32> =
-                self.places[start..start + places].iter().map(|&place| self.piece[place as usize]).collect();
-            pieces.sort_unstable();
-            pieces.dedup();
-            for piece in pieces {
-                let mut place = self.pieces[piece as usize].0;
-                while self.symbols[place as usize] != EDGE {
-                    self.join(place, entry.left, entry.right, id);
-                    place += self.lengths[self.symbols[place as usize] as usize];
-                }
-            }
+    /// Joins the pair of an entry, wherever it still stands, into symbol `id`.
+    fn apply(&mut self, entry: &Entry, id: u32) {
+        for index in entry.start..entry.start + entry.places as usize {
+            self.join(self.places[index], entry.left, entry.right, id);
         }
-        self.flush(reused);
+        self.flush();
     }
 
     /// Joins the two symbols at `place` if they are `left` and `right`, and updates the counts of the pairs that
@@ -236,7 +206,7 @@ impl Trainer {
             return;
         }
         let end = middle + right_len as usize;
-        let count = self.pieces[self.piece[at] as usize].1;
+        let count = self.counts[self.piece[at] as usize];
         let (before, after) = (self.endings[at - 1], self.symbols[end]);
         if before != EDGE {
             self.lose(before, left, count);
@@ -252,7 +222,7 @@ impl Trainer {
     }
 
     /// Ends a step: writes down the places that pairs gained, together for each pair, and queues those pairs.
-    fn flush(&mut self, reused: bool) {
+    fn flush(&mut self) {
         let mut touched = Vec::new();
         for &(pair, _) in &self.gained {
             let known = &mut self.pairs[pair as usize];
@@ -275,8 +245,6 @@ impl Trainer {
         }
         for pair in touched {
             let known = &mut self.pairs[pair as usize];
-            // With a symbol that is not new, the places may be out of order too: read whole pieces then.
-            known.gains += if reused { 2 } else { 1 };
             let places = std::mem::take(&mut known.fresh);
             if known.count > 0 {
                 self.queue.push(Entry {

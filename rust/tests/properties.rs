@@ -51,10 +51,8 @@ fn train_naively(words: &[(Vec<u8>, u64)], vocab_size: usize) -> Vec<Vec<u8>> {
             break;
         };
         let joined = [tokens[left].clone(), tokens[right].clone()].concat();
-        let new = id(&tokens, &joined).unwrap_or_else(|| {
-            tokens.push(joined);
-            tokens.len() - 1
-        });
+        let new = tokens.len();
+        tokens.push(joined);
         for (word, _) in &mut split {
             let mut at = 0;
             while at + 1 < word.len() {
@@ -104,16 +102,14 @@ proptest! {
         prop_assert!(Tokenizer::from_state(&state[..state.len() - 1]).is_err());
     }
 
-    /// Words in which no symbol is made twice: there the short trainer and the fast one must agree.
     #[test]
-    fn the_fast_trainer_is_the_slow_one(words in prop::collection::vec(r"[a-h]{1,9}", 1..40)) {
+    fn the_fast_trainer_is_the_slow_one(words in prop::collection::vec(r"[a-d]{1,4}(a{1,9}|(ab){1,5})?[a-h]{0,4}", 1..40)) {
         let mut counting = Counting::new(Pattern::None, Specials::default(), 1).unwrap();
         let texts: Vec<&str> = words.iter().map(String::as_str).collect();
         counting.add(&texts, None, &mut ()).unwrap();
         let counter = counting.finish();
         let all: Vec<(Vec<u8>, u64)> = counter.iter().map(|(w, n)| (w.to_vec(), n)).collect();
-        let (vocab, merges) = train(&counter, 300, &mut ()).unwrap();
-        prop_assume!(merges.len() == vocab.len() - 256);
+        let (vocab, _) = train(&counter, 300, &mut ()).unwrap();
         let tokens: Vec<Vec<u8>> = vocab.iter().map(|(_, token)| token.to_vec()).collect();
         prop_assert_eq!(tokens, train_naively(&all, 300));
     }

@@ -3,7 +3,7 @@
 from .base import StreamDecoder, TokenizerLike, id_dtype
 from .bpe import Tokenizer
 from .show import show
-from .simple import CharTokenizer, WordTokenizer
+from .simple import CharTokenizer, WordTokenizer, load
 
 __all__ = [
     "CharTokenizer",
@@ -12,5 +12,6 @@ __all__ = [
     "TokenizerLike",
     "WordTokenizer",
     "id_dtype",
+    "load",
     "show",
 ]

@@ -37,6 +37,8 @@ class Tokenizer:
     """
 
     _core: BPE
+    _specials: dict[str, int]
+    _hash: str | None = None
 
     def __init__(self) -> None:
         raise TypeError("use Tokenizer.train, .load, .from_vocab or .from_tiktoken")
@@ -45,6 +47,7 @@ class Tokenizer:
     def _wrap(cls, core: BPE) -> Tokenizer:
         self = cls.__new__(cls)
         self._core = core
+        self._specials = dict(core.special_tokens)
         return self
 
     # ---- making one ----
@@ -77,7 +80,7 @@ class Tokenizer:
 
         Raises DataError for a missing, empty or broken source, and TokenizerError for options that do not fit.
         """
-        specials = _special_list(special_tokens)
+        specials = special_list(special_tokens)
         if tie in ("raw", "largest_content"):
             raise TokenizerError(f'tie={tie!r} is not made yet; use tie="huggingface"')
         if tie != "huggingface":
@@ -88,12 +91,10 @@ class Tokenizer:
                 f"vocab_size is {vocab_size!r}; it counts 256 bytes and {len(specials)} special tokens, so it is an "
                 f"integer of at least {least}"
             )
-        paths, texts = _source(source)
+        paths, texts = source_of(source)
         core = BPE.train(texts, paths, vocab_size, pattern, specials, num_threads or os.cpu_count() or 1, progress)
         if core.vocab_size < vocab_size:
-            log.warning(
-                "the text has no more pairs to merge: vocab_size is %d, not %d", core.vocab_size, vocab_size
-            )
+            log.warning("the text has no more pairs to merge: vocab_size is %d, not %d", core.vocab_size, vocab_size)
         return cls._wrap(core)
 
     @classmethod
@@ -101,7 +102,7 @@ class Tokenizer:
         cls,
         path: str | os.PathLike[str],
         *,
-        pattern: str | None | Literal["auto"] = "auto",
+        pattern: str | None = "auto",
         special_tokens: Sequence[str] | Mapping[str, int] | None = None,
     ) -> Tokenizer:
         """Reads a directory, a tokenizer.json, a .tiktoken file, or vocab.json with merges.txt beside it.
@@ -189,7 +190,10 @@ class Tokenizer:
         allowed_special: Allowed = frozenset(),
         disallowed_special: Disallowed = "all",
     ) -> tuple[np.ndarray, np.ndarray]:
-        """All ids in one array (n,), and int64 offsets (len(texts) + 1,): text i is ``ids[offsets[i]:offsets[i + 1]]``."""
+        """All ids in one array (n,), and int64 offsets (len(texts) + 1,).
+
+        The ids of text i are ``ids[offsets[i]:offsets[i + 1]]``.
+        """
         dtype = id_dtype(self.vocab_size)
         choices = self._choose(allowed_special, disallowed_special)
         flat, lengths = self._run(
@@ -288,20 +292,20 @@ class Tokenizer:
         """The merges in order. With the rule "ranks", every way to make a token of two others, in the order of ids."""
         return self._core.merges()
 
-    @cached_property
+    @property
     def vocab_size(self) -> int:
         """How many ids there are, special tokens included: one more than the highest."""
         return self._core.vocab_size
 
-    @cached_property
+    @property
     def special_tokens(self) -> dict[str, int]:
         """The special tokens and their ids."""
-        return dict(self._core.special_tokens)
+        return dict(self._specials)
 
-    @cached_property
+    @property
     def eot_id(self) -> int | None:
         """The id of <|endoftext|>, which ends a document; None if there is none."""
-        return self.special_tokens.get(EOT)
+        return self._specials.get(EOT)
 
     @property
     def pattern(self) -> str | None:
@@ -310,15 +314,19 @@ class Tokenizer:
 
     @property
     def rule(self) -> str:
-        """"merges", "merges, whole pieces first" or "ranks"; see the class."""
+        """ "merges", "merges, whole pieces first" or "ranks"; see the class."""
         return self._core.rule
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """SHA-256 (hex) of everything that decides ids: vocabulary, merges, rule, pattern, special tokens."""
-        return hashlib.sha256(self._core.state()).hexdigest()
+        if self._hash is None:
+            self._hash = hashlib.sha256(self._core.state()).hexdigest()
+        return self._hash
 
-    def save(self, path: str | os.PathLike[str], *, format: Literal["huggingface", "gpt2", "tiktoken"] | None = None) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, format: Literal["huggingface", "gpt2", "tiktoken"] | None = None
+    ) -> None:
         """Writes the tokenizer; each file is complete or not there, whatever happens.
 
         A directory gets tokenizer.json, which `load`, ``tokenizers`` and ``transformers`` read to the same ids; a path
@@ -349,7 +357,9 @@ class Tokenizer:
         pattern = self.pattern if self.pattern is None or len(self.pattern) < 40 else self.pattern[:36] + " ..."
         specials = list(self.special_tokens)
         shown = specials if len(specials) < 6 else [*specials[:5], "..."]
-        return f"Tokenizer(vocab_size={self.vocab_size}, pattern={pattern!r}, rule={self.rule!r}, special_tokens={shown})"
+        return (
+            f"Tokenizer(vocab_size={self.vocab_size}, pattern={pattern!r}, rule={self.rule!r}, special_tokens={shown})"
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tokenizer):
@@ -373,15 +383,17 @@ class Tokenizer:
     def _choose(self, allowed: Allowed, disallowed: Disallowed) -> tuple[Choice, Choice]:
         """Both sets as the core wants them: True for all special tokens, None for none."""
         if isinstance(allowed, str) and allowed != "all":
-            raise TokenizerError(f'allowed_special is "all" or a set of strings, not {allowed!r}; write {{{allowed!r}}}')
+            raise TokenizerError(
+                f'allowed_special is "all" or a set of strings, not {allowed!r}; write {{{allowed!r}}}'
+            )
         if isinstance(disallowed, str) and disallowed != "all":
             raise TokenizerError(f'disallowed_special is "all" or a collection of strings, not {disallowed!r}')
-        allow: Choice = True if allowed == "all" else [t for t in allowed if t in self.special_tokens] or None
+        allow: Choice = True if allowed == "all" else [t for t in allowed if t in self._specials] or None
         if disallowed != "all":
             return allow, list(disallowed) or None
         if allow is None:
             return None, True
-        return allow, None if allow is True else [t for t in self.special_tokens if t not in allowed] or None
+        return allow, None if allow is True else [t for t in self._specials if t not in allowed] or None
 
     @staticmethod
     def _run(call: Callable[..., T], text: Any, *rest: Any) -> T:
@@ -407,7 +419,8 @@ def _list(texts: Iterable[str]) -> list[str]:
     return list(texts)
 
 
-def _special_list(tokens: Sequence[str] | Mapping[str, int]) -> list[str]:
+def special_list(tokens: Sequence[str]) -> list[str]:
+    """Special tokens, checked."""
     if isinstance(tokens, str):
         raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
     out = list(tokens)
@@ -419,7 +432,7 @@ def _special_list(tokens: Sequence[str] | Mapping[str, int]) -> list[str]:
     return out
 
 
-def _source(source: Source) -> tuple[list[Path], Iterable[str] | None]:
+def source_of(source: Source) -> tuple[list[Path], Iterable[str] | None]:
     """The paths to read, or the texts."""
     if isinstance(source, (bytes, bytearray)):
         raise DataError("the source is bytes; decode it and pass [text], or pass the path of a file")
@@ -434,6 +447,10 @@ def _source(source: Source) -> tuple[list[Path], Iterable[str] | None]:
     for path in paths:
         if not path.is_file():
             what = "is a directory" if path.is_dir() else "does not exist"
-            hint = "" if isinstance(source, (list, tuple)) else "; a str is read as a path: to train on a text, pass [text]"
+            hint = (
+                ""
+                if isinstance(source, (list, tuple))
+                else "; a str is read as a path: to train on a text, pass [text]"
+            )
             raise DataError(f"the file {str(path)[:200]!r} {what}{hint}")
     return paths, None

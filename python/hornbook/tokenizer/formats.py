@@ -52,7 +52,9 @@ def load(path: Path, pattern: str | None, special_tokens: Specials) -> BPE:
         names = ["tokenizer.json", "vocab.json", "encoder.json"]
         found = [path / name for name in names if (path / name).is_file()] or sorted(path.glob("*.tiktoken"))
         if not found:
-            raise TokenizerError(f"no tokenizer in {path}: expected tokenizer.json, vocab.json with merges.txt, or *.tiktoken")
+            raise TokenizerError(
+                f"no tokenizer in {path}: expected tokenizer.json, vocab.json with merges.txt, or *.tiktoken"
+            )
         path = found[0]
     if path.name == "merges.txt" and path.with_name("vocab.json").is_file():
         path = path.with_name("vocab.json")
@@ -67,6 +69,10 @@ def load(path: Path, pattern: str | None, special_tokens: Specials) -> BPE:
             content = json.loads(data)
             if not isinstance(content, dict):
                 raise TokenizerError("expected a JSON object")
+            if str(content.get("type")).startswith("hornbook."):
+                raise TokenizerError(
+                    "this is a CharTokenizer or WordTokenizer; hornbook.tokenizer.load reads all kinds"
+                )
             if "model" in content:
                 return from_json(content)
             return _from_gpt2(path, content, pattern, special_tokens)
@@ -113,7 +119,9 @@ def from_vocab(
     for rank, (left, right) in enumerate(merges):
         for part in (left, right):
             if part not in index:
-                raise TokenizerError(f"merge {rank} joins {left!r} and {right!r}, but {part!r} is not in the vocabulary")
+                raise TokenizerError(
+                    f"merge {rank} joins {left!r} and {right!r}, but {part!r} is not in the vocabulary"
+                )
         listed.append((index[left], index[right]))
     return BPE(tokens, specials, listed, False, pattern)
 
@@ -186,16 +194,21 @@ def save(tokenizer: Tokenizer, path: Path, format: str | None) -> None:
         _write(path / "merges.txt", ("#version: 0.2\n" + "".join(merges)).encode())
         _write(path / "vocab.json", _json({**vocab, **tokenizer.special_tokens}))
     elif format == "huggingface":
-        content = _json(to_json(tokenizer))
-        if path.suffix == ".json":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, content)
-        else:
+        content = to_json(tokenizer)
+        if path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)
             _write(path / "tokenizer_config.json", _json(config(tokenizer)))
-            _write(path / "tokenizer.json", content)
+        save_json(path, content)
     else:
         raise TokenizerError(f'format is {format!r}; expected "huggingface", "gpt2" or "tiktoken"')
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Writes tokenizer.json into a directory, or the file itself if the path ends in .json."""
+    if path.suffix != ".json":
+        path = path / "tokenizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, _json(content))
 
 
 def _ordinary(tokenizer: Tokenizer) -> dict[bytes, int]:
@@ -274,7 +287,9 @@ def _bytes(token: str) -> bytes:
         raise TokenizerError(f"the token {token!r} is not spelled in GPT-2's alphabet of bytes") from None
 
 
-def _numbered(tokens: Sequence[str] | Mapping[str, int], following: int, known: Mapping[str, int] | None = None) -> dict[str, int]:
+def _numbered(
+    tokens: Sequence[str] | Mapping[str, int], following: int, known: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Special tokens with ids: their own, or those known, or the next free ones."""
     if isinstance(tokens, Mapping):
         return dict(tokens)

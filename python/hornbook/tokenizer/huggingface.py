@@ -30,7 +30,7 @@ def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
     for token, id in specials.items():
         if token in vocab:
             raise TokenizerError(
-                f"the special token {token!r} is spelled like an ordinary token, which tokenizer.json cannot tell apart; "
+                f"the special token {token!r} is spelled like an ordinary token, and tokenizer.json cannot hold both; "
                 'save with format="tiktoken"'
             )
         vocab[token] = id
