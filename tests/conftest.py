@@ -1,0 +1,47 @@
+"""What every test can rely on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A test that fails in CI fails at home with the same example, and no slow machine fails one by its clock.
+settings.register_profile("home", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of several processes count as slow, so that CI's slow part runs them."""
+    for item in items:
+        if item.get_closest_marker("dist"):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """Two threads: sums, and so losses, do not depend on how many cores the machine has."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(2)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of texts that HORNBOOK_DATA names: books, names, many languages, tokenizers' vocabularies."""
+    folder = os.environ.get("HORNBOOK_DATA")
+    if not folder:
+        pytest.skip("HORNBOOK_DATA is not set: it names the folder with the texts that this test reads")
+    if not Path(folder).is_dir():
+        pytest.skip(f"HORNBOOK_DATA names {folder}, which is no folder")
+    return Path(folder)
