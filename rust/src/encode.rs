@@ -68,14 +68,11 @@ impl Tokenizer {
     pub fn encode(
         &self,
         text: &str,
-        allowed: Option<&Specials>,
+        allowed: &Specials,
         worker: &mut Worker,
         out: &mut Vec<u32>,
         watch: &mut dyn Watch,
     ) -> Result<()> {
-        let Some(allowed) = allowed else {
-            return self.encode_ordinary(text, worker, watch, |_, ids| out.extend_from_slice(ids));
-        };
         allowed.for_each_part(text, |start, end, special| match special {
             Some(id) => {
                 out.push(id);

@@ -4,6 +4,7 @@
 //! [`merge`] joins the bytes of a pre-token into tokens. Training ([`count`], then [`train`]) finds the
 //! merges. Nothing here knows Python; `python.rs`, behind the feature of that name, is the only file that does.
 
+pub mod batch;
 pub mod bytes;
 pub mod count;
 pub mod cut;

@@ -1,7 +1,7 @@
 //! The Python module `hornbook._core`. Everything here converts arguments and results; nothing computes.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pyo3::buffer::PyBuffer;
@@ -10,8 +10,9 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
 
-use crate::count::{Counting, run_watched};
-use crate::encode::{Spans, Worker};
+use crate::batch::{Choice, Encoder};
+use crate::count::Counting;
+use crate::encode::Spans;
 use crate::error::{Error, Kind, Result, Watch};
 use crate::source::count_file;
 use crate::special::Specials;
@@ -64,36 +65,19 @@ fn raise(py: Python<'_>, error: Error) -> PyErr {
     }
 }
 
-/// Which special tokens: `None` for none, `True` for all, or a list of strings.
+/// Which special tokens: `None` or `False` for none, `True` for all, or a list of strings.
 #[derive(FromPyObject)]
-enum Choice {
+enum Wanted {
     All(bool),
     These(Vec<String>),
 }
 
-/// The chosen ones, borrowed if they are all.
-fn choose<'a>(all: &'a Specials, choice: Option<Choice>, made: &'a mut Specials) -> Result<&'a Specials> {
-    match choice {
-        Some(Choice::All(true)) => Ok(all),
-        Some(Choice::These(tokens)) => {
-            // A string that is no special token can be forbidden too; its id is never used.
-            let with_id = |token: String| (all.id(&token).unwrap_or(u32::MAX), token);
-            *made = Specials::new(tokens.into_iter().map(with_id).map(|(id, token)| (token, id)).collect())?;
-            Ok(made)
-        }
-        _ => Ok(made),
+fn choice(wanted: Option<Wanted>) -> Choice {
+    match wanted {
+        Some(Wanted::All(true)) => Choice::All,
+        Some(Wanted::These(tokens)) => Choice::These(tokens),
+        _ => Choice::None,
     }
-}
-
-/// The error for a special token in a text that may not hold it.
-fn refuse(text: &str, forbidden: &Specials) -> Result<()> {
-    let Some((start, end, _)) = forbidden.find(text, 0) else { return Ok(()) };
-    let token = &text[start..end];
-    Err(Error::tokenizer(format!(
-        "the text holds the special token {token:?} at byte {start}, which is not allowed. To encode it as a special \
-         token, pass allowed_special={{{token:?}}} or \"all\"; to encode it as ordinary text, pass \
-         disallowed_special=() (or a set without it)"
-    )))
 }
 
 /// Byte-level BPE. Immutable; `hornbook.tokenizer.Tokenizer` wraps it.
@@ -133,79 +117,26 @@ impl Bpe {
         &self,
         py: Python<'_>,
         text: &str,
-        allowed: Option<Choice>,
-        forbidden: Option<Choice>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
     ) -> PyResult<Vec<u32>> {
-        let inner = &*self.inner;
         heavy(py, text.len(), |watch| {
-            let (mut a, mut b) = (Specials::default(), Specials::default());
-            let allowed = choose(&inner.specials, allowed, &mut a)?;
-            refuse(text, choose(&inner.specials, forbidden, &mut b)?)?;
-            let mut out = Vec::with_capacity(text.len() / 4 + 4);
-            inner.with_worker(|worker| inner.encode(text, Some(allowed), worker, &mut out, watch))?;
-            Ok(out)
+            Encoder::new(&self.inner, choice(allowed), choice(forbidden))?.one(text, watch)
         })
     }
 
-    /// All texts, on several threads; the ids of text `i` are `result[i]`.
     fn encode_many(
         &self,
         py: Python<'_>,
         texts: &[PyBackedStr],
-        allowed: Option<Choice>,
-        forbidden: Option<Choice>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
         threads: usize,
     ) -> PyResult<Vec<Vec<u32>>> {
-        let inner = &*self.inner;
-        let size = texts.iter().map(|text| text.len()).sum();
-        heavy(py, size, |watch| {
-            let (mut a, mut b) = (Specials::default(), Specials::default());
-            let allowed = choose(&inner.specials, allowed, &mut a)?;
-            let forbidden = choose(&inner.specials, forbidden, &mut b)?;
-            let one = |text: &str, worker: &mut Worker, watch: &mut dyn Watch| {
-                refuse(text, forbidden)?;
-                let mut out = Vec::with_capacity(text.len() / 4 + 4);
-                inner.encode(text, Some(allowed), worker, &mut out, watch)?;
-                Ok(out)
-            };
-            if threads < 2 || texts.len() < 2 || size < 1 << 16 {
-                return inner.with_worker(|worker| {
-                    let each = texts.iter().enumerate().map(|(index, text)| {
-                        if index % 4096 == 4095 {
-                            watch.tick("encode", index as u64, Some(texts.len() as u64))?;
-                        }
-                        one(text, worker, watch)
-                    });
-                    each.collect()
-                });
-            }
-            let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-            let mut done: Vec<Vec<(usize, Vec<u32>)>> = vec![Vec::new(); threads.min(texts.len())];
-            let work = |done: &mut Vec<(usize, Vec<u32>)>| {
-                inner.with_worker(|worker| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(text) = texts.get(index) else { return Ok(()) };
-                        done.push((index, one(text, worker, &mut Flag(&stop))?));
-                    }
-                })
-            };
-            run_watched(&mut done, work, &stop, || {
-                watch.tick("encode", next.load(Ordering::Relaxed) as u64, None)
-            })?;
-            let mut out = vec![Vec::new(); texts.len()];
-            done.into_iter().flatten().for_each(|(index, ids)| out[index] = ids);
-            Ok(out)
+        let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+        heavy(py, texts.iter().map(|text| text.len()).sum(), |watch| {
+            Encoder::new(&self.inner, choice(allowed), choice(forbidden))?.many(&texts, threads, watch)
         })
-    }
-}
-
-/// Stops a worker when another thread says so.
-struct Flag<'a>(&'a AtomicBool);
-
-impl Watch for Flag<'_> {
-    fn tick(&mut self, _: &'static str, _: u64, _: Option<u64>) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::stopped()) } else { Ok(()) }
     }
 }
 
@@ -292,8 +223,8 @@ impl Bpe {
         &self,
         py: Python<'py>,
         text: &str,
-        allowed: Option<Choice>,
-        forbidden: Option<Choice>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
     ) -> PyResult<Bound<'py, PyList>> {
         PyList::new(py, self.encode_one(py, text, allowed, forbidden)?)
     }
@@ -304,8 +235,8 @@ impl Bpe {
         &self,
         py: Python<'py>,
         text: &str,
-        allowed: Option<Choice>,
-        forbidden: Option<Choice>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
         wide: bool,
     ) -> PyResult<Bound<'py, PyByteArray>> {
         array(py, &self.encode_one(py, text, allowed, forbidden)?, wide)
@@ -316,8 +247,8 @@ impl Bpe {
         &self,
         py: Python<'_>,
         texts: Vec<PyBackedStr>,
-        allowed: Option<Choice>,
-        forbidden: Option<Choice>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
         num_threads: usize,
     ) -> PyResult<Vec<Vec<u32>>> {
         self.encode_many(py, &texts, allowed, forbidden, num_threads)
@@ -329,8 +260,8 @@ impl Bpe {
         &self,
         py: Python<'py>,
         texts: Vec<PyBackedStr>,
-        allowed: Option<Choice>,
-        forbidden: Option<Choice>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
         num_threads: usize,
         wide: bool,
     ) -> PyResult<(Bound<'py, PyByteArray>, Vec<usize>)> {
@@ -345,24 +276,19 @@ impl Bpe {
         &self,
         py: Python<'_>,
         text: &str,
-        allowed: Option<Choice>,
-        forbidden: Option<Choice>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
     ) -> PyResult<(Vec<u32>, Spans)> {
-        let inner = &*self.inner;
         heavy(py, text.len(), |watch| {
-            let (mut a, mut b) = (Specials::default(), Specials::default());
-            let allowed = choose(&inner.specials, allowed, &mut a)?;
-            refuse(text, choose(&inner.specials, forbidden, &mut b)?)?;
-            inner.with_worker(|worker| inner.encode_with_spans(text, allowed, worker, watch))
+            Encoder::new(&self.inner, choice(allowed), choice(forbidden))?.with_spans(text, watch)
         })
     }
 
     #[pyo3(signature = (allowed, forbidden))]
-    fn stream(&self, py: Python<'_>, allowed: Option<Choice>, forbidden: Option<Choice>) -> PyResult<Stream> {
-        let all = &self.inner.specials;
-        let make = |choice| {
-            let mut made = Specials::default();
-            choose(all, choice, &mut made).cloned().map_err(|error| raise(py, error))
+    fn stream(&self, py: Python<'_>, allowed: Option<Wanted>, forbidden: Option<Wanted>) -> PyResult<Stream> {
+        let make = |wanted| {
+            let chosen = choice(wanted).of(&self.inner.specials).map_err(|error| raise(py, error))?;
+            PyResult::Ok(chosen.into_owned())
         };
         let (allowed, forbidden) = (make(allowed)?, make(forbidden)?);
         let known = Specials::new(allowed.tokens().iter().chain(forbidden.tokens()).cloned().collect());
@@ -462,12 +388,8 @@ impl Stream {
             let Some(text) = pending.take(chunk, &self.known, self.inner.pattern.cuttable()) else {
                 return Ok(Vec::new());
             };
-            refuse(&text, &self.forbidden)?;
-            let mut out = Vec::new();
-            self.inner.with_worker(|worker| {
-                self.inner.encode(&text, Some(&self.allowed), worker, &mut out, watch)
-            })?;
-            Ok(out)
+            let (allowed, forbidden) = (Cow::Borrowed(&self.allowed), Cow::Borrowed(&self.forbidden));
+            Encoder { tokenizer: &self.inner, allowed, forbidden }.one(&text, watch)
         })?;
         PyList::new(py, ids)
     }

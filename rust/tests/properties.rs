@@ -24,7 +24,7 @@ fn trained(text: &str, vocab_size: usize, pattern: Pattern) -> Tokenizer {
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     let mut out = Vec::new();
     tokenizer
-        .with_worker(|worker| tokenizer.encode(text, Some(&tokenizer.specials), worker, &mut out, &mut ()))
+        .with_worker(|worker| tokenizer.encode(text, &tokenizer.specials, worker, &mut out, &mut ()))
         .unwrap();
     out
 }

@@ -76,9 +76,16 @@ def odd_strings() -> list[str]:
     return strings
 
 
-def hf_trained(texts, vocab_size, pattern):
+@pytest.fixture(scope="session")
+def hf_trained():
+    """A function of (texts, vocab_size, pattern): Hugging Face's trainer on them."""
+    pytest.importorskip("tokenizers")
+    return _hf_trained
+
+
+def _hf_trained(texts, vocab_size, pattern):
     """What Hugging Face's trainer makes of the texts: its tokenizer, merges and vocabulary as bytes."""
-    tokenizers = pytest.importorskip("tokenizers")
+    import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
 
     regex = Tokenizer.train(["x"], 256, pattern=pattern, special_tokens=())._core.oniguruma

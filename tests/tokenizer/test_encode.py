@@ -58,7 +58,7 @@ def test_ids_equal_tiktoken_with_any_regex(odd_strings, stdlib_text, pattern):
 
 
 def test_the_two_rules_differ_where_a_token_is_reached_in_another_way():
-    """"ab" and "abc" are tokens, and "abc" comes of "ab" + "c" in training. In "xbc" only the ranks join "b" + "c"."""
+    """ "ab" and "abc" are tokens, and "abc" comes of "ab" + "c" in training. In "xbc" only the ranks join "b" + "c"."""
     letters = {bytes([b]): b for b in range(256)}
     vocab = letters | {b"bc": 256, b"ab": 257, b"abc": 258, b"xa": 259, b"xab": 260}
     merges = [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c"), (b"x", b"a"), (b"xa", b"b")]
@@ -130,7 +130,8 @@ def test_a_regex_that_backtracks_too_long_is_an_exception(stdlib_text):
 
 
 texts = st.text(
-    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(list(" \n\r\t'abcdestlrvm/10é中\u0301 "))), max_size=60
+    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(list(" \n\r\t'abcdestlrvm/10é中\u0301 "))),
+    max_size=60,
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import random
 import signal
@@ -10,22 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from hornbook import HornbookError, Tokenizer
 from hornbook.errors import DataError, TokenizerError
 
-_spec = importlib.util.spec_from_file_location("tokenizer_conftest", Path(__file__).with_name("conftest.py"))
-_conftest = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_conftest)
-PATTERNS, hf_trained = _conftest.PATTERNS, _conftest.hf_trained
+PATTERNS = ("gpt2", "cl100k", "o200k")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("vocab_size", [1000, 8000])
-def test_merges_equal_hugging_face_on_shakespeare(data_folder, pattern, vocab_size):
+def test_merges_equal_hugging_face_on_shakespeare(data_folder, hf_trained, pattern, vocab_size):
     text = (data_folder / "tinyshakespeare.txt").read_text()
     tok = Tokenizer.train([text], vocab_size, pattern=pattern, special_tokens=())
     _, merges, vocab = hf_trained([text], vocab_size, pattern)
@@ -34,7 +29,7 @@ def test_merges_equal_hugging_face_on_shakespeare(data_folder, pattern, vocab_si
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_merges_equal_hugging_face_on_the_standard_library(stdlib_text, pattern):
+def test_merges_equal_hugging_face_on_the_standard_library(stdlib_text, hf_trained, pattern):
     texts = stdlib_text[:600_000].splitlines(keepends=True)
     tok = Tokenizer.train(texts, 1500, pattern=pattern, special_tokens=())
     _, merges, vocab = hf_trained(texts, 1500, pattern)
@@ -42,7 +37,7 @@ def test_merges_equal_hugging_face_on_the_standard_library(stdlib_text, pattern)
     assert tok.vocab == vocab
 
 
-def test_merges_equal_hugging_face_where_counts_tie_and_runs_overlap(caplog):
+def test_merges_equal_hugging_face_where_counts_tie_and_runs_overlap(hf_trained, caplog):
     caplog.set_level(logging.ERROR)
     rng = random.Random(5)
     for _ in range(300):
@@ -56,7 +51,7 @@ def test_merges_equal_hugging_face_where_counts_tie_and_runs_overlap(caplog):
 
 
 @pytest.mark.slow
-def test_merges_equal_hugging_face_on_more_text(data_folder):
+def test_merges_equal_hugging_face_on_more_text(data_folder, hf_trained):
     text = (data_folder / "kjv.txt").read_text() + "".join(
         path.read_text() for path in sorted((data_folder / "udhr").glob("*.txt"))
     )
@@ -230,9 +225,7 @@ def test_ctrl_c_interrupts(work):
         "print('ready', flush=True)\n"
         f"{work}\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     time.sleep(2.5)
     assert process.poll() is None, "it ended before it could be interrupted"

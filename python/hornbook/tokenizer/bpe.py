@@ -342,9 +342,10 @@ class Tokenizer:
     def to_tiktoken(self) -> tiktoken.Encoding:
         """The same vocabulary as a ``tiktoken.Encoding``, which follows the rule "ranks".
 
-        For a vocabulary that training made, the ids are equal on real text. They can differ where a piece is a
-        token that no sequence of merges reaches from it, or where two neighbours make a token that training only
-        made of other parts; `docs` and tests have an example.
+        For a vocabulary that training made, the ids are equal on every text: training makes each token from one
+        pair only, so the ranks say no more than the merges do. They can differ for a vocabulary put together by
+        hand, where a token's bytes can also be reached by neighbours that are no listed pair: with the merges
+        b+c, a+b, ab+c, "abc" is a|bc by the merges, and one token by the ranks.
         """
         from .formats import to_tiktoken
 
