@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# PyTorch's threads should not spin while they wait: the tests of several checkouts may share two cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 # A test that fails in CI fails at home with the same example, and no slow machine fails one by its clock.
 settings.register_profile("home", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -235,7 +235,7 @@ class Batches:
         """The next batch: ids and targets, each (B, T) int64; a target is the token after its id."""
         rows = np.stack([self._next_row() for _ in range(self.batch_size)])
         batch = torch.from_numpy(rows)
-        return batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+        return batch[:, :-1].clone(), batch[:, 1:].clone()
 
     def _next_row(self) -> NDArray[np.int64]:
         epoch, row = self.cursor["epoch"], self.cursor["row"]
@@ -283,7 +283,7 @@ def copy_batch(batch_size: int, context_length: int, vocab_size: int, *, seed: i
 
     A model learns to look back for what followed the same token earlier only when that pays, and in a small corpus
     of stories it pays late. Here it pays at once: half of the rows are a random sequence and its repetition, half
-    are drawn from a handful of tokens. Targets in the first half of a repetition count for nothing.
+    are drawn from a handful of tokens. What cannot be known counts for nothing.
 
     Returns:
         ids and targets, each (B, T) int64.
@@ -298,7 +298,7 @@ def copy_batch(batch_size: int, context_length: int, vocab_size: int, *, seed: i
         else:
             rows[i] = np.tile(random.integers(vocab_size, size=half), 2)[: T + 1]
     targets = rows[:, 1:].copy()
-    targets[::2, : half - 1] = -100
+    targets[::2, :half] = -100  # the first time, and the first token again, which nothing announces
     return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(targets)
 
 

@@ -56,7 +56,7 @@ class GPTConfig:
     """RMSNorm, without weights, on each head's queries and keys"""
     position: Literal["learned", "sinusoidal", "rope", "alibi", "none"] = "learned"
     rope_theta: float = 10000.0
-    rope_scaling: dict[str, Any] | None = None
+    rope_scaling: dict[str, float | str] | None = None
     activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = "gelu_tanh"
     attention_window: int | None = None
     logit_softcap: float | None = None
@@ -80,18 +80,10 @@ class GPTConfig:
         return -(-self.d_model * 8 // 3 // 64) * 64 if self.activation == "swiglu" else 4 * self.d_model
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "context_length",
-            "n_layer",
-            "n_head",
-            "d_model",
-            "kv_heads",
-            "head_size",
-            "ff_size",
-        ):
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "n_kv_head", "d_ff", "head_dim"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            may_be_none = name in ("n_kv_head", "d_ff", "head_dim")
+            if (type(value) is not int or value < 1) and not (may_be_none and value is None):
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
         if not self.head_dim and self.d_model % self.n_head:
             raise ConfigError(
@@ -103,6 +95,9 @@ class GPTConfig:
             raise ConfigError(f"rope turns pairs of channels: head_dim must be even, not {self.head_size}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        for name in ("norm_eps", "init_std", "rope_theta"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ConfigError(f"{name} must be a positive number, not {value}")
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name} cannot be {value!r}{nearest(str(value), known)}")
