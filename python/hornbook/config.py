@@ -24,12 +24,13 @@ def from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:
         source: where the values were read, for the error message.
 
     Raises:
-        ConfigError: for a key that ``kind`` does not have, naming the nearest one it has, and for a value
-            whose type is not the field's.
+        ConfigError: for a key that ``kind`` does not have, naming the nearest one it has, for a value
+            whose type is not the field's, and for what ``kind`` itself refuses.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source}: expected a table of settings, found {type(values).__name__}")
     fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
             raise ConfigError(f"{source}: {kind.__name__} has no setting {key!r}{nearest(key, fields)}")
@@ -38,7 +39,13 @@ def from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:
             raise ConfigError(
                 f"{source}: {key} should be of type {type(default).__name__} like {default!r}, but is {value!r}"
             )
-    return kind(**values)
+        if isinstance(default, tuple) and isinstance(value, list):  # TOML and JSON know lists only
+            value = tuple(value)
+        checked[key] = value
+    try:
+        return kind(**checked)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -75,7 +82,10 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(_toml(v) for v in value)}]"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return json.dumps(value, ensure_ascii=False)  # TOML's strings, numbers and booleans are JSON's
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_toml(str(key))} = {_toml(v)}' for key, v in value.items())}}}"
+    # TOML's strings, numbers and booleans are JSON's, but that TOML wants the DEL character escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -86,3 +96,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

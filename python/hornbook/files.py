@@ -38,6 +38,7 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
@@ -47,14 +48,15 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
                 with open(file, "rb+") as handle:
                     os.fsync(handle.fileno())
         sync_directory(beside)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
         if path.exists():
             os.replace(path, old)
         os.replace(beside, path)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         shutil.rmtree(beside, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
     if causal:
         T_q, T_k = x.shape[-2:]
         visible = torch.ones(T_q, T_k, dtype=torch.bool, device=x.device).tril(T_k - T_q)
-        x = x.masked_fill(~visible, float("-inf"))
-        y = F.softmax(x * scale, dim=-1)
+        y = F.softmax((x * scale).masked_fill(~visible, float("-inf")), dim=-1)
         return y if T_q <= T_k else y.masked_fill(~visible, 0.0)  # rows that see nothing came out as nan
     return F.softmax(x * scale, dim=-1)
 
@@ -80,7 +80,7 @@ def linear_cross_entropy(
         W = weight.to(x.dtype)
         blocks = zip(*(t.split(_block_rows(weight)) for t in (x, targets)), strict=True)
         return torch.cat([cross_entropy(b @ W.T, t, ignore_index=ignore_index, reduction="none") for b, t in blocks])
-    total = _SummedCrossEntropy.apply(x, weight, targets, ignore_index)
+    total = _SummedCrossEntropy.apply(x, weight, targets, ignore_index, torch.is_grad_enabled())
     return total if reduction == "sum" else total / (targets != ignore_index).sum()
 
 
@@ -94,6 +94,7 @@ class _SquaredReLU(torch.autograd.Function):
         return r * r
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (r,) = ctx.saved_tensors
         return grad * r * 2
@@ -112,8 +113,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
-        needs_grad = any(ctx.needs_input_grad)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, grad_enabled: bool) -> Tensor:
+        needs_grad = grad_enabled and any(ctx.needs_input_grad)  # the latter is also true below no_grad
         wide = torch.promote_types(x.dtype, torch.float32)
         W, rows = weight.to(x.dtype), _block_rows(weight)
         dx = torch.empty_like(x) if needs_grad else None
@@ -136,9 +137,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dW = ctx.saved_tensors
-        return dx * grad.to(dx.dtype), dW * grad.to(dW.dtype), None, None
+        return dx * grad.to(dx.dtype), dW * grad.to(dW.dtype), None, None, None
 
 
 def _like(parameter: Tensor | None, x: Tensor) -> Tensor | None:

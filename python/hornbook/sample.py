@@ -4,7 +4,7 @@ What happens to the logits, in this order (`probabilities`):
 
     1. repetition penalty   tokens that occurred already become less likely
     2. temperature          below 1 sharpens, above 1 flattens, 0 means always the likeliest
-    3. top-k                only the k likeliest stay
+    3. top-k                only the k likeliest stay, and those as likely as the last of them
     4. top-p                only the smallest set of likeliest tokens whose probabilities sum to p stays
     5. min-p                only tokens at least min_p times as likely as the likeliest stay
 
@@ -13,7 +13,9 @@ and then one token is drawn.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,15 +44,15 @@ class Sampling:
     """the logits of tokens in the text so far are divided by it if positive, multiplied if negative"""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ConfigError(f"temperature must be at least 0, not {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature must be a number of at least 0, not {self.temperature}")
         if self.top_k < 0:
             raise ConfigError(f"top_k must be at least 0 (which means all), not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p must be from 0 to 1, not {self.min_p}")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition_penalty must be above 0 (1 means none), not {self.repetition_penalty}")
 
 
@@ -76,7 +78,7 @@ def probabilities(logits: Tensor, ids: Tensor, how: Sampling) -> Tensor:
     logits = penalize(logits.float(), ids, how.repetition_penalty)
     if how.temperature == 0:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    scale = 1 / how.temperature
+    scale = 1 / max(how.temperature, 1e-30)  # so that fp32 can hold the scaled logits
     if 0 < how.top_k < logits.shape[-1]:
         kth = logits.topk(how.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -90,6 +92,17 @@ def probabilities(logits: Tensor, ids: Tensor, how: Sampling) -> Tensor:
         p = p * (p >= how.min_p * p.amax(-1, keepdim=True))
         p = p / p.sum(-1, keepdim=True)
     return p
+
+
+@contextmanager
+def _evaluating(model: GPT) -> Iterator[None]:
+    """Without dropout, inside; afterwards the model is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @torch.no_grad()
@@ -110,19 +123,19 @@ def sample_ids(
     device, context = model.embed.weight.device, model.config.context_length
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     ids = ids.to(device)
-    model.eval()
     window = ids[:, -context:]
     cache = model.new_cache(len(ids), min(context, window.shape[1] + max_new_tokens))
     new = window
-    for _ in range(max_new_tokens):
-        if cache.length + new.shape[1] > context:
-            cache.truncate(0)
-            new = ids[:, -max(1, context // 2) :]
-        logits = model(new, cache=cache)[:, -1]  # (B, V)
-        p = probabilities(logits, ids, how)
-        token = torch.multinomial(p, 1, generator=generator) if how.temperature > 0 else p.argmax(-1, keepdim=True)
-        ids, new = torch.cat((ids, token), dim=1), token
-        yield token[:, 0]
+    with _evaluating(model):
+        for _ in range(max_new_tokens):
+            if cache.length + new.shape[1] > context:
+                cache.truncate(0)
+                new = ids[:, -max(1, context // 2) :]
+            logits = model(new, cache=cache)[:, -1]  # (B, V)
+            p = probabilities(logits, ids, how)
+            token = torch.multinomial(p, 1, generator=generator) if how.temperature > 0 else p.argmax(-1, keepdim=True)
+            ids, new = torch.cat((ids, token), dim=1), token
+            yield token[:, 0]
 
 
 @torch.no_grad()
@@ -152,34 +165,34 @@ def beam_search(
             f"{len(ids)} + {max_new_tokens} tokens do not fit into the context of {model.config.context_length}, "
             "and beams do not slide: ask for fewer new tokens"
         )
-    model.eval()
     cache = model.new_cache(1, len(ids) + max_new_tokens)
     beams = torch.tensor([list(ids)], device=device)  # (beams, T)
     scores = torch.zeros(1, device=device)
     new = beams
     finished: list[tuple[float, list[int]]] = []
-    for length in range(1, max_new_tokens + 1):
-        log_p = torch.log_softmax(model(new, cache=cache)[:, -1].float(), dim=-1)
-        log_p = penalize(log_p, beams, repetition_penalty)
-        total = (scores[:, None] + log_p).flatten()  # (beams · V,)
-        best = total.topk(min(2 * num_beams, len(total)))
-        parents, tokens = best.indices // log_p.shape[-1], best.indices % log_p.shape[-1]
-        ends = tokens == (-1 if eot_id is None else eot_id)
-        if length == max_new_tokens:
-            ends = torch.ones_like(ends)
-        for i in range(min(num_beams, len(tokens))):
-            if ends[i]:
-                sequence = [*beams[parents[i], len(ids) :].tolist(), int(tokens[i])]
-                finished.append((float(best.values[i]) / length**length_penalty, sequence))
-        finished = sorted(finished, key=lambda f: -f[0])[:num_beams]
-        alive = torch.nonzero(~ends)[:num_beams, 0]
-        if not len(alive):
-            break
-        scores, new = best.values[alive], tokens[alive, None]
-        if len(finished) == num_beams and float(scores[0]) / length**length_penalty <= finished[-1][0]:
-            break
-        beams = torch.cat((beams[parents[alive]], new), dim=1)
-        cache.select(parents[alive])
+    with _evaluating(model):
+        for length in range(1, max_new_tokens + 1):
+            log_p = torch.log_softmax(model(new, cache=cache)[:, -1].float(), dim=-1)
+            log_p = penalize(log_p, beams, repetition_penalty)
+            total = (scores[:, None] + log_p).flatten()  # (beams · V,)
+            best = total.topk(min(2 * num_beams, len(total)))
+            parents, tokens = best.indices // log_p.shape[-1], best.indices % log_p.shape[-1]
+            ends = tokens == (-1 if eot_id is None else eot_id)
+            if length == max_new_tokens:
+                ends = torch.ones_like(ends)
+            for i in range(min(num_beams, len(tokens))):
+                if ends[i]:
+                    sequence = [*beams[parents[i], len(ids) :].tolist(), int(tokens[i])]
+                    finished.append((float(best.values[i]) / length**length_penalty, sequence))
+            finished = sorted(finished, key=lambda f: -f[0])[:num_beams]
+            alive = torch.nonzero(~ends)[:num_beams, 0]
+            if not len(alive):
+                break
+            scores, new = best.values[alive], tokens[alive, None]
+            if len(finished) == num_beams and float(scores[0]) / length**length_penalty <= finished[-1][0]:
+                break
+            beams = torch.cat((beams[parents[alive]], new), dim=1)
+            cache.select(parents[alive])
     return finished[0][1]
 
 
@@ -199,6 +212,7 @@ def stream(
 ) -> Iterator[str]:
     """`generate`, piece by piece as the text grows: whole characters only, and nothing of a stop string."""
     how = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    _at_least("max_new_tokens", max_new_tokens, 0)
     ids = torch.tensor([encode_prompt(model, tokenizer, prompt)])
     return _stream(model, tokenizer, ids, how, max_new_tokens, _stop_strings(stop), seed)
 
@@ -218,7 +232,8 @@ def _stream(
             break
         held += decoder.push(_known(int(token), tokenizer))
         if (end := _first_stop(held, stop)) is not None:
-            yield held[:end]
+            if end:
+                yield held[:end]
             return
         safe = len(held) - _possible_stop(held, stop)
         if safe:
@@ -260,8 +275,9 @@ def generate(
         The new text only.
     """
     how = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    if num_beams < 1 or max_new_tokens < 0:
-        raise ConfigError(f"num_beams must be at least 1 and max_new_tokens 0, not {num_beams} and {max_new_tokens}")
+    _at_least("num_beams", num_beams, 1)
+    _at_least("max_new_tokens", max_new_tokens, 0)
+    stop = _stop_strings(stop)
     if num_beams > 1 and max_new_tokens:
         ids = encode_prompt(model, tokenizer, prompt)
         found = beam_search(
@@ -269,9 +285,9 @@ def generate(
             repetition_penalty=repetition_penalty,
         )  # fmt: skip
         text = tokenizer.decode([_known(i, tokenizer) for i in found if i != tokenizer.eot_id])
-        return text[: _first_stop(text, _stop_strings(stop))]
+        return text[: _first_stop(text, stop)]
     ids = torch.tensor([encode_prompt(model, tokenizer, prompt)])
-    return "".join(_stream(model, tokenizer, ids, how, max_new_tokens, _stop_strings(stop), seed))
+    return "".join(_stream(model, tokenizer, ids, how, max_new_tokens, stop, seed))
 
 
 def generate_many(
@@ -279,6 +295,8 @@ def generate_many(
     max_new_tokens: int = 200, seed: int | None = None,
 ) -> list[str]:  # fmt: skip
     """``count`` continuations of one prompt, drawn together: much faster than one after the other."""
+    _at_least("count", count, 1)
+    _at_least("max_new_tokens", max_new_tokens, 0)
     ids = torch.tensor([encode_prompt(model, tokenizer, prompt)]).repeat(count, 1)
     rows: list[Tensor] = []
     running = torch.ones(count, dtype=torch.bool)
@@ -305,6 +323,11 @@ def encode_prompt(model: GPT, tokenizer: TokenizerLike, prompt: str) -> list[int
     if not ids:
         raise ConfigError("an empty prompt needs a tokenizer with an end-of-text token to start from")
     return ids
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, not {value}")
 
 
 def _known(token: int, tokenizer: TokenizerLike) -> int:

@@ -13,12 +13,12 @@ from ..model import GPT
 from . import gpt2, llama
 
 if TYPE_CHECKING:
-    from ..tokenizer import AnyTokenizer
+    from ..tokenizer import TokenizerLike
 
 FOREIGN = {"gpt2": gpt2.read, "llama": llama.read}
 
 
-def load(path: str | Path) -> tuple[GPT, AnyTokenizer | None]:
+def load(path: str | Path) -> tuple[GPT, TokenizerLike | None]:
     """Open a model and its tokenizer.
 
     Args:

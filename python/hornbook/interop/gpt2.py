@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config import from_dict
 from ..files import read_json
 from ..model import GPT, GPTConfig
 from . import huggingface
@@ -31,20 +32,22 @@ ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu"
 
 def config(values: dict[str, Any], source: Path) -> GPTConfig:
     """Our configuration of theirs."""
+    huggingface.require(values, source, "vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
     huggingface.expect(
         values, source, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, reorder_and_upcast_attn=False,
         tie_word_embeddings=True, add_cross_attention=False, activation_function=tuple(ACTIVATIONS),
     )  # fmt: skip
-    return GPTConfig(
-        vocab_size=values["vocab_size"],
-        context_length=values["n_positions"],
-        n_layer=values["n_layer"],
-        n_head=values["n_head"],
-        d_model=values["n_embd"],
-        d_ff=values.get("n_inner"),
-        norm_eps=values.get("layer_norm_epsilon", 1e-5),
-        activation=ACTIVATIONS[values.get("activation_function", "gelu_new")],  # pyright: ignore[reportArgumentType]
-    )
+    ours = {
+        "vocab_size": values["vocab_size"],
+        "context_length": values["n_positions"],
+        "n_layer": values["n_layer"],
+        "n_head": values["n_head"],
+        "d_model": values["n_embd"],
+        "d_ff": values.get("n_inner"),
+        "norm_eps": values.get("layer_norm_epsilon", 1e-5),
+        "activation": ACTIVATIONS[values.get("activation_function", "gelu_new")],
+    }
+    return from_dict(GPTConfig, ours, str(source / "config.json"))
 
 
 def read(directory: Path) -> GPT:

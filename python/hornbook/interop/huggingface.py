@@ -17,12 +17,23 @@ def tensors(directory: Path) -> dict[str, Tensor]:
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return read_tensors(directory / "model.safetensors")
-    parts = sorted(set(read_json(index)["weight_map"].values()))
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise CheckpointError(f"{index}: no weight_map in it, which says where each tensor is")
+    parts = sorted(set(names.values()))
     return {name: tensor for part in parts for name, tensor in read_tensors(directory / part).items()}
+
+
+def require(config: Mapping[str, Any], source: Path, *keys: str) -> None:
+    """Refuse a configuration that lacks one of ``keys``."""
+    if missing := [key for key in keys if key not in config]:
+        raise CheckpointError(
+            f"{source}/config.json: {', '.join(missing)} missing: not the configuration of a whole model"
+        )
 
 
 def expect(config: Mapping[str, Any], source: Path, **wanted: Any) -> None:
     """Refuse a configuration whose ``key`` has another value than the one that this code computes."""
     for key, value in wanted.items():
         if config.get(key, value) not in (value if isinstance(value, tuple) else (value,)):
-            raise CheckpointError(f"{source}: {key}={config[key]!r} is not supported; only {value!r} is")
+            raise CheckpointError(f"{source}/config.json: {key}={config[key]!r} is not supported; only {value!r} is")

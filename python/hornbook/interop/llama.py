@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config import from_dict
 from ..errors import CheckpointError
 from ..files import read_json
 from ..model import GPT, GPTConfig
@@ -24,29 +25,34 @@ TOP = {
 
 def config(values: dict[str, Any], source: Path) -> GPTConfig:
     """Our configuration of theirs."""
-    rope = values.get("rope_parameters") or {}  # transformers ≥ 5; before, rope_theta and rope_scaling
-    scaling = values.get("rope_scaling") or (rope if rope.get("rope_type", "default") != "default" else None)
-    if scaling:
-        raise CheckpointError(f"{source}: RoPE with scaling ({scaling}) is not implemented yet")
+    huggingface.require(
+        values, source, "vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads",
+        "hidden_size", "intermediate_size",
+    )  # fmt: skip
+    # transformers ≥ 5 writes rope_parameters; before, it was rope_theta, and rope_scaling where there was some
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise CheckpointError(f"{source}/config.json: RoPE with scaling ({rope}) is not implemented yet")
     bias = values.get("attention_bias", False)
-    huggingface.expect(values, source, hidden_act="silu", mlp_bias=bias)
-    return GPTConfig(
-        vocab_size=values["vocab_size"],
-        context_length=values["max_position_embeddings"],
-        n_layer=values["num_hidden_layers"],
-        n_head=values["num_attention_heads"],
-        n_kv_head=values.get("num_key_value_heads"),
-        d_model=values["hidden_size"],
-        d_ff=values["intermediate_size"],
-        head_dim=values.get("head_dim"),
-        bias=bias,
-        norm="rmsnorm",
-        norm_eps=values.get("rms_norm_eps", 1e-6),
-        position="rope",
-        rope_theta=float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0),
-        activation="swiglu",
-        tie_embeddings=values.get("tie_word_embeddings", False),
-    )
+    huggingface.expect({"mlp_bias": False, **values}, source, hidden_act="silu", mlp_bias=bias)
+    ours = {
+        "vocab_size": values["vocab_size"],
+        "context_length": values["max_position_embeddings"],
+        "n_layer": values["num_hidden_layers"],
+        "n_head": values["num_attention_heads"],
+        "n_kv_head": values.get("num_key_value_heads"),
+        "d_model": values["hidden_size"],
+        "d_ff": values["intermediate_size"],
+        "head_dim": values.get("head_dim"),
+        "bias": bias,
+        "norm": "rmsnorm",
+        "norm_eps": values.get("rms_norm_eps", 1e-6),
+        "position": "rope",
+        "rope_theta": float(rope.get("rope_theta") or values.get("rope_theta") or 10000.0),
+        "activation": "swiglu",
+        "tie_embeddings": values.get("tie_word_embeddings", False),
+    }
+    return from_dict(GPTConfig, ours, str(source / "config.json"))
 
 
 def read(directory: Path) -> GPT:

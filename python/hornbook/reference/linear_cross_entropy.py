@@ -14,8 +14,8 @@ def linear_cross_entropy(
 
     Args:
         x: (N, d) hidden states.
-        weight: (V, d), the vocabulary matrix.
+        weight: (V, d), the vocabulary matrix; used in x's dtype.
         targets: (N,) ids; those equal to ``ignore_index`` count for nothing.
         reduction: "mean" over the targets that count, "sum", or "none" for (N,).
     """
-    return cross_entropy(x @ weight.T, targets, ignore_index=ignore_index, reduction=reduction)
+    return cross_entropy(x @ weight.to(x.dtype).T, targets, ignore_index=ignore_index, reduction=reduction)
