@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hornbook import Tokenizer
 from hornbook.errors import TokenizerError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 NAMES = ("gpt2", "cl100k_base", "o200k_base")
 MILLION = 1_000_000
@@ -182,7 +182,7 @@ def test_batches_equal_single_texts(trained, batch, threads):
     ids, offsets = tok.encode_batch_to_numpy(batch, num_threads=threads)
     assert ids.dtype == np.uint16
     assert offsets.dtype == np.int64
-    assert [ids[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)] == singles
+    assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == singles
     assert tok.decode_batch(singles) == batch
 
 
@@ -228,7 +228,7 @@ def test_decoding_says_what_is_wrong(trained):
     for bad in (2000, -1, 10**30):
         with pytest.raises(TokenizerError, match="id"):
             tok.decode([0, bad])
-    with pytest.raises(TokenizerError, match="2000.*outside 0..2000"):
+    with pytest.raises(TokenizerError, match=r"2000.*outside 0\.\.2000"):
         tok.decode_bytes([2000])
     with pytest.raises(TokenizerError, match="one dimension"):
         tok.decode(np.zeros((2, 3), np.int64))

@@ -10,7 +10,6 @@ import time
 
 import numpy as np
 import pytest
-
 from hornbook import CharTokenizer, Tokenizer, WordTokenizer
 from hornbook.errors import DataError, TokenizerError
 from hornbook.tokenizer import TokenizerLike, load, show

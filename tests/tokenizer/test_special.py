@@ -6,7 +6,6 @@ import itertools
 import random
 
 import pytest
-
 from hornbook import Tokenizer
 from hornbook.errors import TokenizerError
 

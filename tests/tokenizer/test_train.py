@@ -11,7 +11,6 @@ import threading
 import time
 
 import pytest
-
 from hornbook import HornbookError, Tokenizer
 from hornbook.errors import DataError, TokenizerError
 

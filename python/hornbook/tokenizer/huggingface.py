@@ -44,6 +44,8 @@ def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
     if regex is not None and not tokenizer._core.known_scanner:
         regex = to_oniguruma(regex)
     split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    if regex != tokenizer._core.oniguruma:
+        split["hornbook"] = tokenizer.pattern  # as it was before it was spelled anew; others ignore the key
     return {
         "version": "1.0",
         "truncation": None,
@@ -143,6 +145,9 @@ def _pattern(pre: Mapping[str, Any] | None) -> str | None:
     kind, text = next(iter(split["pattern"].items()))
     if kind != "Regex":
         raise _foreign("it splits at a fixed string")
+    own = split.get("hornbook")
+    if own and to_oniguruma(own) == text and (split.get("behavior"), split.get("invert")) == ("Isolated", False):
+        return known_pattern(own)[0]
     spelling, known = known_pattern(text) if "(?m" not in text else (text, False)
     regex = text if known else from_oniguruma(text)
     behavior, invert = split.get("behavior"), bool(split.get("invert"))
@@ -152,18 +157,24 @@ def _pattern(pre: Mapping[str, Any] | None) -> str | None:
     raise _foreign(f"its Split has behavior {behavior!r} and invert={invert}")
 
 
+# Word characters, which Oniguruma and our regexes see a little differently: all but these are the same.
+_WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
+_OURS = _WORD + r"\x{200C}\x{200D}"
+_THEIRS = _WORD + r"\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE}"
+
+
 def to_oniguruma(regex: str) -> str:
     """A regex of ours in the spelling of Oniguruma: there ``^`` and ``$`` are about lines."""
-    return _respell(regex, {"^": r"\A", "$": r"\z"})
+    return _respell(regex, {"^": r"\A", "$": r"\z"}, _OURS)
 
 
 def from_oniguruma(regex: str) -> str:
     """A regex of Oniguruma's in ours."""
-    return _respell(regex, {"^": "(?m:^)", "$": "(?m:$)"})
+    return _respell(regex, {"^": "(?m:^)", "$": "(?m:$)"}, _THEIRS)
 
 
-def _respell(regex: str, changed: Mapping[str, str]) -> str:
-    """Replaces anchors outside of classes; refuses what the two engines read differently."""
+def _respell(regex: str, changed: Mapping[str, str], word: str) -> str:
+    """Replaces anchors outside of classes and writes out what a word character is; refuses what else differs."""
     out: list[str] = []
     depth = 0  # of brackets
     at = 0
@@ -173,6 +184,10 @@ def _respell(regex: str, changed: Mapping[str, str]) -> str:
         if char == "\\":
             if two in (r"\h", r"\R", r"\X", r"\Z", r"\G", r"\K"):
                 raise _different(two)
+            if two == r"\w":
+                two = word if depth else f"[{word}]"
+            elif two == r"\W":
+                two = f"[^{word}]"
             out.append(two)
             at += 2
             continue
