@@ -230,8 +230,8 @@ def train(argv: list[str]) -> None:
     data = TokenData(options.data)
     torch.manual_seed(options.train.seed)
     model = GPT(replace(options.model, vocab_size=data.tokenizer.vocab_size))
-    _note(f"{model.parameter_count():,} parameters, {len(data.train):,} training tokens")
     trainer = Trainer(model, data, options.train, out=options.out, resume=options.resume)
+    _note(f"{model.parameter_count():,} parameters, {len(data.train):,} training tokens")
     try:
         last = trainer.fit()
     except KeyboardInterrupt:

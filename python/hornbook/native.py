@@ -125,7 +125,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
             counts = t != ignore_index
             t = t.masked_fill(~counts, 0)[:, None]
             log_p = F.log_softmax((x_ @ W.T).to(wide), dim=-1)  # (rows, V)
-            total -= (log_p.gather(-1, t)[:, 0] * counts).sum()
+            total = total - (log_p.gather(-1, t)[:, 0] * counts).sum()  # torch.compile of 2.11 gets -= wrong
             if dx is not None and dW is not None:
                 d = log_p.exp_()  # p, then p - 1 at the target: the gradient of the loss by the logits
                 d.scatter_add_(-1, t, torch.full_like(t, -1, dtype=wide))

@@ -187,7 +187,14 @@ def test_accumulation_counts_targets(data: hb.TokenData) -> None:
 def test_a_step_is_adamw(data: hb.TokenData) -> None:
     """Two steps of the trainer against PyTorch's optimizer, clipping and schedule written out."""
     config = hb.TrainConfig(
-        steps=4, batch_size=3, optimizer="adamw", learning_rate=0.01, weight_decay=0.1, clip=0.5, warmup=0.5, eval_every=0
+        steps=4,
+        batch_size=3,
+        optimizer="adamw",
+        learning_rate=0.01,
+        weight_decay=0.1,
+        clip=0.5,
+        warmup=0.5,
+        eval_every=0,
     )
     mine, theirs = (new_model(dropout=0.0, bias=False) for _ in range(2))  # a key's bias has no gradient but noise
     trainer = Trainer(mine, data, config, quiet=True)
@@ -228,9 +235,7 @@ def test_schedule() -> None:
 
 def test_muon_takes_the_matrices_inside_blocks() -> None:
     model = new_model()
-    adamw, muon = optim.build(
-        model, "muon", learning_rate=1, muon_learning_rate=2, weight_decay=0.1, betas=(0.9, 0.95)
-    )
+    adamw, muon = optim.build(model, "muon", learning_rate=1, muon_learning_rate=2, weight_decay=0.1, betas=(0.9, 0.95))
     names = {p: n for n, p in model.named_parameters()}
     to_muon = {names[p] for g in muon.param_groups for p in g["params"]}
     assert to_muon == {n for n in names.values() if n.startswith("blocks.") and n.endswith("proj.weight")}

@@ -88,8 +88,17 @@ def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split
         raise DataError(f"there is no corpus {name!r}{nearest(name, CORPORA)}")
     if split not in ("train", "heldout"):
         raise DataError(f"a corpus has the splits 'train' and 'heldout', not {split!r}")
-    stories = fables.generate(CORPORA[name].size if size is None else size, seed=seed, split=split)
-    text = f"\n{DOCUMENT_END}\n".join(story.text for story in stories) + "\n"
+    most = CORPORA[name].size if size is None else size
+    between = f"\n{DOCUMENT_END}\n"
+    texts, room = [], most
+    for story in fables.generate(most, seed=seed, split=split):
+        room -= len(story.text.encode()) + (len(between) if texts else 1)
+        if room < 0:
+            break
+        texts.append(story.text)
+    if not texts:
+        raise DataError(f"{most} bytes hold no document of {name}; ask for at least 1KB")
+    text = between.join(texts) + "\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write(out, text)
     return len(text.encode())

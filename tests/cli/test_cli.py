@@ -1,0 +1,159 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import hornbook as hb
+import pytest
+from hornbook import ops
+from hornbook.cli import COMMANDS, main, parse_size
+from hornbook.errors import ConfigError
+
+
+def run(*argv: object) -> int:
+    """The exit status of ``hornbook argv``."""
+    try:
+        main([str(a) for a in argv])
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A corpus, a tokenizer, shards and a short run, each made by its command."""
+    folder = tmp_path_factory.mktemp("made")
+    assert run("corpus", "write", "fables", "--size", "60KB", "--out", folder / "fables.txt") == 0
+    assert run("tokenizer", "train", folder / "fables.txt", "--vocab-size", 400, "--out", folder / "tok") == 0
+    assert run("prepare", folder / "fables.txt", "--tokenizer", folder / "tok", "--out", folder / "shards") == 0
+    shape = ["--model.n-layer", 1, "--model.d-model", 16, "--model.n-head", 2, "--model.context-length", 64]
+    options = ["--steps", 4, "--batch-size", 2, "--eval-every", 0, *shape]
+    assert run("train", "--data", folder / "shards", "--out", folder / "run", *options) == 0
+    return folder
+
+
+def test_the_main_job(made: Path, capsys) -> None:
+    assert (made / "fables.txt").stat().st_size <= 60_000
+    assert run("sample", made / "run", "--prompt", "Once", "--max-new-tokens", 12, "--seed", 1) == 0
+    first = capsys.readouterr()
+    assert run("sample", made / "run", "--prompt", "Once", "--max-new-tokens", 12, "--seed", 1) == 0
+    assert first.out == capsys.readouterr().out
+    assert first.out.endswith("\n")
+    model, tok = hb.load(made / "run")
+    assert tok is not None
+    assert first.out == hb.generate(model, tok, "Once", max_new_tokens=12, seed=1) + "\n"
+    assert run("sample", made / "run", "--num-beams", 3, "--max-new-tokens", 5) == 0
+
+
+def test_the_corpus_round_trip(made: Path) -> None:
+    from hornbook.corpora import documents, fables
+
+    texts = list(documents(made / "fables.txt"))
+    assert 60 < len(texts) < 80
+    assert texts == [s.text for s in fables.generate(60_000)][: len(texts)]
+
+
+def test_corpus(capsys) -> None:
+    assert run("corpus", "list") == 0
+    assert "fables" in capsys.readouterr().out
+    assert run("corpus", "show", "fables", "--count", 2) == 0
+    from hornbook.corpora import fables
+
+    assert capsys.readouterr().out == "\n\n".join(s.text for s in fables.generate(5_000)[:2]) + "\n"
+
+
+def test_tokenizer(made: Path, capsys, monkeypatch) -> None:
+    text = "The little fox's home 🦊"
+    assert run("tokenizer", "encode", text, "--tokenizer", made / "tok") == 0
+    ids = capsys.readouterr().out
+    assert [int(i) for i in ids.split()] == hb.Tokenizer.load(made / "tok").encode(text)
+    assert run("tokenizer", "decode", *ids.split(), "--tokenizer", made / "tok") == 0
+    assert capsys.readouterr().out == text + "\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(ids))
+    assert run("tokenizer", "decode", "-", "--tokenizer", made / "tok") == 0
+    assert capsys.readouterr().out == text + "\n"
+    assert run("tokenizer", "show", text, "--tokenizer", made / "tok") == 0
+    assert "home" in capsys.readouterr().out.replace("|", "")
+
+
+def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
+    assert run("prepare", "fables", "--size", "50KB", "--tokenizer", made / "tok", "--out", tmp_path / "s") == 0
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert manifest["splits"]["train"]["documents"] > 40
+    assert manifest["splits"]["heldout"]["documents"] >= 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["tran"], 2, "did you mean 'train'"),
+        (["ppo"], 2, "planned"),
+        (["corpus", "lits"], 2, "did you mean 'list'"),
+        (["corpus", "write", "fabels", "--out", "x.txt"], 1, "did you mean 'fables'"),
+        (["corpus", "write", "fables", "--out", "x.txt", "--size", "big"], 1, "5MB"),
+        (["tokenizer", "train", "missing.txt", "--out", "t"], 1, "missing.txt: no such file"),
+        (["tokenizer", "encode", "x", "--tokenizer", "nowhere"], 1, "nowhere: no such tokenizer"),
+        (["tokenizer", "decode", "1", "99999", "--tokenizer", "{made}/tok"], 1, "99999"),
+        (["tokenizer", "decode", "one", "--tokenizer", "{made}/tok"], 1, "whole numbers"),
+        (["prepare", "missing.txt", "--tokenizer", "{made}/tok", "--out", "s"], 1, "missing.txt: no such file"),
+        (["prepare", "{empty}", "--tokenizer", "{made}/tok", "--out", "s"], 1, "empty"),
+        (["prepare", "{latin}", "--tokenizer", "{made}/tok", "--out", "s"], 1, "not UTF-8 at byte 3"),
+        (["train", "--data", "{made}/tok", "--out", "r"], 1, "hornbook prepare"),
+        (["train", "--data", "{made}/shards", "--out", "{made}/run"], 1, "--resume"),
+        (["train", "--data", "{made}/shards", "--out", "r", "--steps", "0"], 2, "at least 1"),
+        (["train", "--data", "{made}/shards", "--out", "r", "--model.n-head", "3"], 2, "multiple of n_head"),
+        (["train", "--data", "{made}/shards", "--out", "r", "--stesp", "5"], 2, "--steps"),
+        (["train", "--data", "{made}/shards", "--out", "r", "--kernels", "fast"], 1, "no implementation 'fast'"),
+        (["sample", "nowhere"], 1, "nowhere: no such folder"),
+        (["sample", "{made}/tok"], 1, "no config.json"),
+        (["sample", "{made}/run", "--top-p", "0"], 1, "top_p"),
+        (["demo", "--minutes", "0"], 1, "minutes"),
+    ],
+)
+def test_faults_get_one_line(argv: list[str], code: int, words: str, made: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin.txt").write_bytes(b"abc\xe9t")
+    places = {"made": made, "empty": tmp_path / "empty.txt", "latin": tmp_path / "latin.txt"}
+    before = sorted(tmp_path.rglob("*"))
+    assert run(*(a.format(**places) for a in argv)) == code
+    said = capsys.readouterr()
+    assert words in said.err
+    assert "Traceback" not in said.err
+    if code == 1:
+        assert said.err.strip().count("\n") == 0, said.err
+    assert said.out == ""
+    assert sorted(tmp_path.rglob("*")) == before, "nothing was left behind"
+
+
+def test_help(capsys) -> None:
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in COMMANDS)
+    assert run("corpus") == 0
+    assert "write" in capsys.readouterr().out
+    assert run("sample", "--help") == 0
+    assert "--top-p" in capsys.readouterr().out
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"hornbook {hb.__version__}\n"
+
+
+def test_kernels(made: Path, capsys) -> None:
+    with hb.use_kernels():
+        assert run("sample", made / "run", "--kernels", "reference,gelu=torch", "--max-new-tokens", 1) == 0
+        assert ops.kernels_in_use()["attention"] == "reference"
+        assert ops.kernels_in_use()["gelu"] == "torch"
+    assert ops.kernels_in_use()["attention"] == "torch"
+
+
+def test_sizes() -> None:
+    assert [parse_size(s) for s in ("500", "2KB", "1.5 MB", "1G")] == [500, 2_000, 1_500_000, 10**9]
+    with pytest.raises(ConfigError, match="5MB"):
+        parse_size("5 apples")
