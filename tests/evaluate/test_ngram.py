@@ -17,7 +17,7 @@ EOT = 0
 def split(*documents: list[int]) -> Split:
     ids = [[EOT, *d] for d in documents]
     starts = np.cumsum([0] + [len(d) for d in ids])
-    return Split([np.array(sum(ids, []), dtype=np.uint16)], starts, bytes=sum(len(d) for d in documents))
+    return Split([np.concatenate(ids).astype(np.uint16)], starts, bytes=sum(len(d) for d in documents))
 
 
 def by_the_book(documents: list[list[int]], V: int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -128,7 +129,7 @@ def test_a_broken_checkpoint_is_refused(data: hb.TokenData, tmp_path: Path, name
         path.unlink()
     model = new_model()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")) as caught:  # noqa: PT012
         if name == "config.json":
             hb.load(tmp_path / "run")
         else:
@@ -141,7 +142,7 @@ def test_a_checkpoint_of_another_version(data: hb.TokenData, tmp_path: Path) -> 
     Trainer(new_model(), data, TINY, out=tmp_path / "run", quiet=True).fit()
     state = tmp_path / "run" / "checkpoints" / "step-000012" / "state.json"
     state.write_text(state.read_text().replace('"format": 1', '"format": 7'))
-    with pytest.raises(CheckpointError, match="format 7.*reads format 1"):
+    with pytest.raises(CheckpointError, match=r"format 7.*reads format 1"):
         Trainer(new_model(), data, TINY, out=tmp_path / "run", resume=True)
 
 
@@ -228,7 +229,7 @@ def test_schedule() -> None:
     shares = [schedule(step, 100, config) for step in range(100)]
     assert shares[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert max(shares) == 1.0
-    assert all(a >= b for a, b in zip(shares[10:], shares[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(shares[10:]))
     assert schedule(100, 100, config) == pytest.approx(0.1)
     assert schedule(55, 100, config) == pytest.approx(0.55)
 

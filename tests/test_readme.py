@@ -1,0 +1,81 @@
+"""The README is run: what it shows works, and what it says is printed is printed (figures apart)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [code for kind, code in BLOCK.findall(README.read_text(encoding="utf-8")) if kind == language]
+
+
+def shell(line: str, folder: Path) -> str:
+    """What a command line prints, run as a user would; ``hornbook`` is the one of this environment."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "COLUMNS": "110", "NO_COLOR": "1"}
+    done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def masked(text: str) -> list[str]:
+    """The lines of a text without its figures, times and stories."""
+    lines = (re.sub(r"\d[\d,.:]*", "#", line).strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def test_python_blocks(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in blocks("python"):
+        exec(compile(code, str(README), "exec"), names)
+    assert capsys.readouterr().out.strip(), "the examples print something"
+
+
+def test_one_screen_and_no_lost_links() -> None:
+    text = README.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (README.parent / target).exists(), target
+    for path in re.findall(r"^\| (.+?) \|", text, re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", path):
+            roots = (README.parent, README.parent / "python/hornbook")
+            assert any((root / name).exists() for root in roots), f"the file map names {name}"
+
+
+@pytest.mark.slow
+def test_shell_lines(tmp_path: Path) -> None:
+    (lines,) = (b for b in blocks("bash") if "hornbook corpus write" in b)
+    for line in lines.splitlines():
+        shell(line, tmp_path)
+    assert (tmp_path / "runs/mine/loss.svg").exists()
+
+
+@pytest.mark.slow
+def test_the_demo(tmp_path: Path) -> None:
+    """The README's demo, as it stands: two minutes of training, what it prints, what it leaves and what it reaches."""
+    first = blocks("bash")[0]
+    assert first == "pip install . && hornbook demo\n"
+    printed = masked(shell("hornbook demo", tmp_path))
+    (shown,) = (b for b in blocks("text") if "bits per byte" in b)
+    stable = [line for line in masked(shown) if line.startswith(("1.", "2.", "3.", "4.", "5.", "#", "Of #", "Saved"))]
+    assert len(stable) >= 9
+    missing = [line for line in stable if line not in printed]
+    assert not missing, f"the README shows lines that the demo does not print: {missing}"
+    report = json.loads((tmp_path / "runs/demo/report.json").read_text())
+    assert report["below_trigram"] >= 0.40
+    assert report["judged"]["keeps_hero"] >= 0.70
+    assert 90 < report["training_seconds"] < 200, "two minutes are about two minutes"
+    for name in ("loss.svg", "config.toml", "log.jsonl", "checkpoints/latest"):
+        assert (tmp_path / "runs/demo" / name).is_file()
+    text = shell('hornbook sample runs/demo --prompt "Once there was a" --max-new-tokens 20 --seed 1', tmp_path)
+    assert len(text.split()) > 5
