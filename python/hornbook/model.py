@@ -352,8 +352,9 @@ class GPT(nn.Module):
     def flops_per_token(self, length: int | None = None) -> int:
         """Floating-point operations of one forward pass, per token of a sequence of ``length`` tokens.
 
-        Two for every weight that a token is multiplied with, and 4 · n_head · head_dim for every key it sees (on
-        average half of ``length``). Training costs three times as much: backward is two products for each one.
+        Two for every weight that a token is multiplied with, and in each layer 4 · n_head · head_dim for every key it
+        sees, on average (``length`` + 1) / 2. Only products of matrices count: no biases, norms, or look-ups in the
+        embedding. Training costs three times as much: backward is two products for each one.
         """
         length = self.config.context_length if length is None else length
         matrices = sum(p.numel() for n, p in self.blocks.named_parameters() if p.dim() == 2)

@@ -334,6 +334,14 @@ def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> Non
     assert made
 
 
+@pytest.mark.parametrize("op", ["relu2", "linear_cross_entropy"])
+def test_our_own_gradients_survive_compilation(op: str) -> None:
+    args = [randn(5, 4), randn(7, 4, seed=1), some_ignored(5, 7)][: 1 if op == "relu2" else 3]
+    torch._dynamo.reset()
+    compiled = torch.compile(getattr(native, op), backend="aot_eager", fullgraph=True)
+    check(run(compiled, op, tuple(args), {}, F64), run(getattr(native, op), op, tuple(args), {}, F64), 1e-12)
+
+
 def test_relu2_slope_at_zero() -> None:
     x = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
     for implementation in IMPLEMENTATIONS:
