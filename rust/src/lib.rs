@@ -2,7 +2,7 @@
 //!
 //! The road of a text: [`special`] cuts out special tokens, [`split`] cuts the rest into pre-tokens,
 //! [`merge`] joins the bytes of a pre-token into tokens. Training ([`count`], then [`train`]) finds the
-//! merges. Nothing here knows Python; `python.rs`, behind the feature of that name, is the only file that does.
+//! merges. Nothing here knows Python; `python.rs`, behind the feature of that name, is the only module that does.
 
 pub mod batch;
 pub mod bytes;

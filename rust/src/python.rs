@@ -1,5 +1,7 @@
 //! The Python module `hornbook._core`. Everything here converts arguments and results; nothing computes.
 
+mod watch;
+
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -13,57 +15,16 @@ use pyo3::types::{PyByteArray, PyBytes, PyList, PyString};
 use crate::batch::{Choice, Encoder};
 use crate::count::Counting;
 use crate::encode::Spans;
-use crate::error::{Error, Kind, Result, Watch};
+use crate::error::{Error, Result};
 use crate::source::count_file;
 use crate::special::Specials;
 use crate::split::Pattern;
 use crate::stream::Pending;
 use crate::tokenizer::{Rule, Tokenizer};
+use watch::{PyWatch, SHORT, heavy, raise};
 
-/// Releasing the interpreter lock costs more than encoding fewer bytes than this.
-const SHORT: usize = 2048;
 /// How much text is taken from an iterable before it is counted, for each thread.
 const WINDOW: usize = 2 << 20;
-
-/// Looks for Ctrl-C and reports progress. What Python raises meanwhile is kept until the work has ended.
-#[derive(Default)]
-struct PyWatch {
-    progress: Option<Py<PyAny>>,
-    raised: Option<PyErr>,
-}
-
-impl Watch for PyWatch {
-    fn tick(&mut self, phase: &'static str, done: u64, total: Option<u64>) -> Result<()> {
-        let outcome = Python::attach(|py| {
-            py.check_signals()?;
-            if let Some(progress) = &self.progress {
-                progress.call1(py, (phase, done, total))?;
-            }
-            Ok(())
-        });
-        outcome.map_err(|error| {
-            self.raised = Some(error);
-            Error::stopped()
-        })
-    }
-}
-
-impl PyWatch {
-    /// The Python exception for an error of the core.
-    fn raise(self, py: Python<'_>, error: Error) -> PyErr {
-        self.raised.unwrap_or_else(|| raise(py, error))
-    }
-}
-
-/// An exception from `hornbook.errors`.
-fn raise(py: Python<'_>, error: Error) -> PyErr {
-    let name = if error.kind == Kind::Data { "DataError" } else { "TokenizerError" };
-    let class = py.import("hornbook.errors").and_then(|errors| errors.getattr(name));
-    match class.and_then(|class| class.call1((error.message,))) {
-        Ok(exception) => PyErr::from_value(exception),
-        Err(other) => other,
-    }
-}
 
 /// Which special tokens: `None` or `False` for none, `True` for all, or a list of strings.
 #[derive(FromPyObject)]
@@ -84,17 +45,6 @@ fn choice(wanted: Option<Wanted>) -> Choice {
 #[pyclass(frozen, name = "BPE", module = "hornbook._core")]
 struct Bpe {
     inner: Arc<Tokenizer>,
-}
-
-/// Runs with the interpreter lock released if there is enough to do.
-fn heavy<T: Send>(
-    py: Python<'_>,
-    size: usize,
-    work: impl FnOnce(&mut PyWatch) -> Result<T> + Send,
-) -> PyResult<T> {
-    let mut watch = PyWatch::default();
-    let result = if size < SHORT { work(&mut watch) } else { py.detach(|| work(&mut watch)) };
-    result.map_err(|error| watch.raise(py, error))
 }
 
 fn array<'py>(py: Python<'py>, ids: &[u32], wide: bool) -> PyResult<Bound<'py, PyByteArray>> {
@@ -177,7 +127,7 @@ impl Bpe {
         num_threads: usize,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let mut watch = PyWatch { progress, raised: None };
+        let mut watch = PyWatch::new(progress);
         let pattern = Pattern::parse(pattern);
         let specials = Specials::new(special_tokens.iter().map(|token| (token.clone(), 0)).collect());
         let counting = specials.and_then(|specials| Counting::new(pattern.clone(), specials, num_threads));

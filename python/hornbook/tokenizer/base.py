@@ -6,13 +6,15 @@ import codecs
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..errors import TokenizerError
+from ..errors import DataError, TokenizerError
 
 Ids = Any  # a sequence of int, a numpy array or a torch tensor of any integer type, one-dimensional
+Source = str | os.PathLike[str] | Iterable[str] | Sequence[os.PathLike[str]]  # a path, paths, or texts
 Allowed = Literal["all"] | AbstractSet[str]
 Disallowed = Literal["all"] | Collection[str]
 Choice = bool | list[str] | None  # of special tokens, for the core: all, none, or these
@@ -107,3 +109,40 @@ def check_text(text: object) -> None:
     if not isinstance(text, str):
         hint = "; decode it first" if isinstance(text, (bytes, bytearray)) else ""
         raise TokenizerError(f"expected text (str), got {type(text).__name__}{hint}")
+
+
+def special_list(tokens: Sequence[str]) -> list[str]:
+    """Special tokens, checked."""
+    if isinstance(tokens, str):
+        raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
+    out = list(tokens)
+    for token in out:
+        if not isinstance(token, str) or not token:
+            raise TokenizerError(f"a special token is a str that is not empty, not {token!r}")
+    if len(set(out)) < len(out):
+        raise TokenizerError(f"a special token is given twice: {out}")
+    return out
+
+
+def source_of(source: Source) -> tuple[list[Path], Iterable[str] | None]:
+    """The paths to read, or the texts."""
+    if isinstance(source, (bytes, bytearray)):
+        raise DataError("the source is bytes; decode it and pass [text], or pass the path of a file")
+    if isinstance(source, (str, os.PathLike)):
+        paths = [Path(source)]
+    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, os.PathLike) for s in source):
+        paths = [Path(s) for s in source]
+    elif isinstance(source, Iterable):
+        return [], source  # type: ignore[return-value]
+    else:
+        raise DataError(f"the source is {type(source).__name__}; expected a path, a list of Path, or texts")
+    for path in paths:
+        if not path.is_file():
+            what = "is a directory" if path.is_dir() else "does not exist"
+            hint = (
+                ""
+                if isinstance(source, (list, tuple))
+                else "; a str is read as a path: to train on a text, pass [text]"
+            )
+            raise DataError(f"the file {str(path)[:200]!r} {what}{hint}")
+    return paths, None

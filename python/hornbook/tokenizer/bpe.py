@@ -13,15 +13,28 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from .._core import BPE
-from ..errors import DataError, TokenizerError, nearest
-from .base import EOT, Allowed, Choice, Disallowed, Ids, StreamDecoder, check_text, clean, id_dtype, plain_ids
+from ..errors import TokenizerError, nearest
+from .base import (
+    EOT,
+    Allowed,
+    Choice,
+    Disallowed,
+    Ids,
+    Source,
+    StreamDecoder,
+    check_text,
+    clean,
+    id_dtype,
+    plain_ids,
+    source_of,
+    special_list,
+)
 
 if TYPE_CHECKING:
     import tiktoken
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Source = str | os.PathLike[str] | Iterable[str] | Sequence[os.PathLike[str]]
 Progress = Callable[[str, int, int | None], Any]
 
 
@@ -418,40 +431,3 @@ def _list(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, (str, bytes)):
         raise TokenizerError("expected several texts, got a single one; use encode, or pass [text]")
     return list(texts)
-
-
-def special_list(tokens: Sequence[str]) -> list[str]:
-    """Special tokens, checked."""
-    if isinstance(tokens, str):
-        raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
-    out = list(tokens)
-    for token in out:
-        if not isinstance(token, str) or not token:
-            raise TokenizerError(f"a special token is a str that is not empty, not {token!r}")
-    if len(set(out)) < len(out):
-        raise TokenizerError(f"a special token is given twice: {out}")
-    return out
-
-
-def source_of(source: Source) -> tuple[list[Path], Iterable[str] | None]:
-    """The paths to read, or the texts."""
-    if isinstance(source, (bytes, bytearray)):
-        raise DataError("the source is bytes; decode it and pass [text], or pass the path of a file")
-    if isinstance(source, (str, os.PathLike)):
-        paths = [Path(source)]
-    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, os.PathLike) for s in source):
-        paths = [Path(s) for s in source]
-    elif isinstance(source, Iterable):
-        return [], source  # type: ignore[return-value]
-    else:
-        raise DataError(f"the source is {type(source).__name__}; expected a path, a list of Path, or texts")
-    for path in paths:
-        if not path.is_file():
-            what = "is a directory" if path.is_dir() else "does not exist"
-            hint = (
-                ""
-                if isinstance(source, (list, tuple))
-                else "; a str is read as a path: to train on a text, pass [text]"
-            )
-            raise DataError(f"the file {str(path)[:200]!r} {what}{hint}")
-    return paths, None

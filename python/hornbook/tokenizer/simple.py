@@ -19,8 +19,21 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ..errors import DataError, TokenizerError, nearest
-from .base import EOT, Allowed, Disallowed, Ids, StreamDecoder, check_text, clean, id_dtype, plain_ids
-from .bpe import Source, Tokenizer, source_of, special_list
+from .base import (
+    EOT,
+    Allowed,
+    Disallowed,
+    Ids,
+    Source,
+    StreamDecoder,
+    check_text,
+    clean,
+    id_dtype,
+    plain_ids,
+    source_of,
+    special_list,
+)
+from .bpe import Tokenizer
 
 UNK = "<|unk|>"
 
