@@ -21,8 +21,8 @@ from hornbook.corpora.fables import cast, draw, facts, judge, naming, plot
 from hornbook.errors import DataError
 
 GOLDEN = {  # SHA-256 of the first megabyte of seed 0; it changes only with the text, and then on purpose
-    "train": "a789234a928416c7d582f46852694c6b80c9ec1ac995d17003fc5642065a99b1",
-    "heldout": "8dbe8bdd96858c4e4bbffe7fae32162c3229a760078af1b157a0604442fade6b",
+    "train": "eebdfd6070b894322124ece33d92a19a4bfe3a3b15a848b2e912d0795246cd80",
+    "heldout": "f83e7243a055af9c5ac2a258af8517b8f718724a4c5db1f45d3443fb6da82b69",
 }
 
 
@@ -296,7 +296,7 @@ def test_outcomes_all_happen_and_fit(corpus):
         assert bool(f.tool) == (f.outcome == "tool")
         assert bool(f.helper) == (f.outcome in ("helper", "gift"))
         assert s.text.endswith(f"hat {f.moral}.")
-        assert f"the {f.object}" in s.text
+        assert f"{'her' if f.pronoun == 'she' else 'his'} {f.object}" in s.text
     assert sum('"' in s.text for s in stories) > 0.75 * len(stories)  # most of them talk
 
 

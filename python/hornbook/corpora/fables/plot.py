@@ -19,10 +19,10 @@ from .traits import TRAITS
 OPENING = (
     "Once there was {a_trait} little {kind} named {N}, who lived {home_long}.",
     "Long ago, {home_long}, there lived {a_trait} little {kind} named {N}.",
-    "There was once {a_trait} young {kind} named {N}, who lived {home_long}.",
+    "There was once {a_trait} little {kind} named {N}, who lived {home_long}.",
     "{Home_long} there lived {a_trait} little {kind} named {N}.",
-    "Everyone in the valley knew {N}, the {trait} {kind} {home_long}.",
-    "This is the story of {N}, {a_trait} young {kind} who lived {home_long}.",
+    "Everyone in the valley knew {N}, the {trait} little {kind} {home_long}.",
+    "This is the story of {N}, {a_trait} little {kind} who lived {home_long}.",
     "{A_trait} little {kind} named {N} made {his} home {home_long}.",
     "Far from any city, {home_long}, lived {a_trait} little {kind} named {N}.",
 )
@@ -33,14 +33,14 @@ SHOWN = (
     "All the neighbors knew that {shown}.",
 )
 TREASURE = (
-    "{His} dearest treasure was {an_obj}.",
-    "{He} owned one fine thing, {an_obj}.",
-    "From {his} grandmother {he} had {an_obj}.",
-    "Wherever {he} went, {he} carried {an_obj}.",
-    "What {he} loved best of all was {an_obj}.",
-    "Beside {his} bed {he} kept {an_obj}, the gift of an old friend.",
-    "{He} had once found {an_obj}, and {he} took good care of it.",
-    "{N} was never seen without {an_obj}.",
+    "{He} owned one fine thing, {his} {obj}.",
+    "The finest thing {he} had was {his} {obj}.",
+    "Wherever {he} went, {he} carried {his} {obj}.",
+    "What {he} loved best of all was {his} {obj}.",
+    "Beside the bed {he} kept {his} {obj}, the gift of an old friend.",
+    "Nothing was as dear to {him} as {his} {obj}.",
+    "{He} took good care of {his} {obj}, a gift from long ago.",
+    "{N} was never seen without {his} {obj}.",
 )
 MORNING = (
     "One morning", "One bright morning", "One misty morning", "One windy morning", "One quiet morning",
@@ -49,12 +49,12 @@ MORNING = (
     "One gray morning",
 )  # fmt: skip
 DEPARTURE = (
-    "{morning} {N} took the {obj} and left the {home} to {want}.",
-    '{morning} {N} left the {home} with the {obj}. "I want to {want}," {he} said.',
-    "{morning} {N} felt a wish to {want}, took the {obj}, and left the {home}.",
-    '"Today I will {want}!" said {N} {morning_low}, and left the {home} with the {obj}.',
-    "{morning} {N} and the {obj} set out from the {home} to {want}.",
-    '{morning} {N} waved to the {home}, took the {obj}, and said, "I will go and {want}."',
+    "{morning} {N} took {his} {obj} and left the {home} to {want}.",
+    '{morning} {N} left the {home} with {his} {obj}. "I want to {want}," {he} said.',
+    "{morning} {N} felt a wish to {want}, took {his} {obj}, and left the {home}.",
+    '"Today I will {want}!" said {N} {morning_low}, and left the {home} with {his} {obj}.',
+    "{morning} {N} set out from the {home} with {his} {obj} to {want}.",
+    '{morning} {N} waved to the {home}, took {his} {obj}, and said, "I will go and {want}."',
 )
 ROAD = {
     "wit": (
@@ -86,11 +86,11 @@ OBSTACLE = (
     " But not far from {place}, {clause}.",
     " What was that ahead? {Clause}.",
 )
-ALONE = (" The {kind}", " So the {kind}", " Then the {kind}", " And the little {kind}")
+ALONE = (" The little {kind}", " So the little {kind}", " Then the little {kind}", " And the little {kind}")
 MEETING = (
     ' An old {helper} came by. "If only I had {an_obj} like yours!" it said.',
     ' Along came an old {helper}. "What a lovely {obj}!" it sighed.',
-    ' An old {helper} stared at the {obj}. "I own nothing," it said.',
+    ' An old {helper} stared at {his} {obj}. "I own nothing," it said.',
     ' There sat an old {helper} in tears. "Nobody ever gave me {an_obj}," it said.',
 )
 HELP = (
@@ -105,19 +105,19 @@ THANKS = (
 )
 RETURN = {
     True: (
-        "At last the {kind} came home to the {home} and put the {obj} back in its place.",
-        "Tired and happy, the {kind} came home to the {home} with the {obj}.",
-        "Then the {kind} carried the {obj} home to the {home}.",
-        "The {kind} came home to the {home} with the {obj} and a good story.",
-        "When the {kind} was back in the {home}, {he} fell asleep beside the {obj}.",
-        "Then {N} the {kind} went home to the {home} with the {obj}.",
-        "Home to the {home} went the {kind} with the {obj}, singing all the way.",
+        "At last the little {kind} came home to the {home} and put {his} {obj} back in its place.",
+        "Tired and happy, the little {kind} came home to the {home} with {his} {obj}.",
+        "Then the little {kind} carried {his} {obj} home to the {home}.",
+        "The little {kind} came home to the {home} with {his} {obj} and a good story.",
+        "When the little {kind} was back in the {home}, {he} fell asleep beside {his} {obj}.",
+        "Then {N} the little {kind} went home to the {home} with {his} {obj}.",
+        "Home to the {home} went the little {kind} with {his} {obj}, singing all the way.",
     ),
     False: (
-        "The {kind} came home to the {home} without the {obj}, but with a light heart.",
-        "The {kind} went home to the {home}, glad that the {obj} had a new friend.",
-        "When the {kind} was back in the {home}, {he} did not miss the {obj} at all.",
-        "Then {N} the {kind} went home to the {home} without the {obj}.",
+        "The little {kind} came home to the {home} without {his} {obj}, but with a light heart.",
+        "The little {kind} went home to the {home}, glad that {his} {obj} had a new friend.",
+        "When the little {kind} was back in the {home}, {he} did not miss {his} {obj} at all.",
+        "Then {N} the little {kind} went home to the {home} without {his} {obj}.",
     ),
 }
 MORAL = (

@@ -115,7 +115,7 @@ TRAITS = {
                 "a kindness always finds its way back",
             ),
             "gift": Turn(
-                '"Do not be sad," said {N}, and gave the {obj} to the {helper}.',
+                '"Do not be sad," said {N}, and gave {his} {obj} to the {helper}.',
                 "what is given with love is never lost",
             ),
         },
@@ -128,7 +128,7 @@ TRAITS = {
                 "whoever gives help will be given help",
             ),
             "gift": Turn(
-                '"Please take it," said {N}, and gave the {obj} to the {helper}.',
+                '"Please take it," said {N}, and gave {his} {obj} to the {helper}.',
                 "an open hand is never empty for long",
             ),
         },
@@ -142,7 +142,7 @@ TRAITS = {
             ),
             "gift": Turn(
                 '"It is not worth much," said {N}, who would not lie, "but it is yours," '
-                "and {he} gave the {obj} to the {helper}.",
+                "and {he} gave {his} {obj} to the {helper}.",
                 "a true word is worth more than gold",
             ),
         },
@@ -168,7 +168,7 @@ TRAITS = {
                 "the wise are not too proud to ask",
             ),
             "gift": Turn(
-                '"You need it more than I do," said {N}, and gave the {obj} to the {helper}.',
+                '"You need it more than I do," said {N}, and gave {his} {obj} to the {helper}.',
                 "the best gifts are given quietly",
             ),
         },
@@ -181,7 +181,7 @@ TRAITS = {
                 "a soft voice is heard where shouting is not",
             ),
             "gift": Turn(
-                "{N} stroked the {helper} until it was calm, and then {he} gave it the {obj}.",
+                "{N} stroked the {helper} until it was calm, and then {he} gave it {his} {obj}.",
                 "a gentle heart can dry any tears",
             ),
         },
@@ -233,7 +233,7 @@ TRAITS = {
                 "even one small kindness is remembered",
             ),
             "gift": Turn(
-                '"It is mine!" cried {N}. Then {he} felt ashamed, and gave the {obj} to the {helper}.',
+                '"It is mine!" cried {N}. Then {he} felt ashamed, and gave {his} {obj} to the {helper}.',
                 "sharing brings more joy than keeping",
             ),
         },
@@ -246,7 +246,7 @@ TRAITS = {
                 "one bold word can win a friend",
             ),
             "gift": Turn(
-                "Without a word, {N} held out the {obj} to the {helper} and smiled.",
+                "Without a word, {N} held out {his} {obj} to the {helper} and smiled.",
                 "a gift can speak when words are hard to find",
             ),
         },
@@ -285,7 +285,7 @@ TRAITS = {
                 "a good friend can sweeten the sourest day",
             ),
             "gift": Turn(
-                "{N} grumbled, but gave the {obj} to the {helper}, and had to smile.",
+                "{N} grumbled, but gave {his} {obj} to the {helper}, and had to smile.",
                 "doing good is the best cure for a bad mood",
             ),
         },
