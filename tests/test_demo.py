@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import hornbook as hb
@@ -13,13 +14,13 @@ from hornbook.ngram import Trigram
 
 
 @pytest.fixture(scope="module")
-def small(request) -> None:
+def small() -> Iterator[None]:
     """A tenth of the corpus and few judged stories, for speed."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(demo, "CORPUS_BYTES", 500_000)
-    patch.setattr(demo, "HELDOUT_BYTES", 30_000)
-    patch.setattr(demo, "JUDGED", 4)
-    request.addfinalizer(patch.undo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "CORPUS_BYTES", 500_000)
+        patch.setattr(demo, "HELDOUT_BYTES", 30_000)
+        patch.setattr(demo, "JUDGED", 4)
+        yield
 
 
 def test_the_same_seed_and_steps_give_the_same_model(small, tmp_path: Path, capsys) -> None:

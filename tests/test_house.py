@@ -27,7 +27,7 @@ ORDER = """
     corpora
     cache model
     lora chat
-    data
+    shards data
     sample
     evaluate ngram
     optim checkpoint distributed runlog
@@ -36,7 +36,7 @@ ORDER = """
     align
     serve
     lessons course doctor demo benchmarks
-    cli __main__
+    commands cli __main__
 """
 ROOMS = ORDER.split()
 SEES_KERNELS = {"kernels", "ops", "benchmarks", "lessons", "course", "doctor"}  # the others call ops

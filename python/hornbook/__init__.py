@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .train import TrainConfig as TrainConfig
     from .train import Trainer as Trainer
 
-__all__ = ["__version__", *_WHERE]
+__all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

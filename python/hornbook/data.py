@@ -1,6 +1,6 @@
 """Documents → token shards → batches.
 
-A corpus is encoded once and kept as arrays of token ids, in files of the format that llm.c reads. Every document
+A corpus is encoded once and kept as arrays of token ids, in memory or in `shards`. Every document
 begins with the end-of-text token: a model that is shown this token alone begins a document, and one that has
 come to a document's end predicts it.
 """
@@ -11,7 +11,6 @@ import itertools
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from . import files
 from .corpora import documents
 from .errors import ConfigError, DataError
+from .shards import Gathered, ShardWriter, Split, read_split
 from .tokenizer import load as load_tokenizer
 
 if TYPE_CHECKING:
@@ -31,54 +31,9 @@ if TYPE_CHECKING:
 Source = str | Path | Iterable[str] | Iterable[Path]
 Packing = Literal["auto", "documents", "stream"]
 
-HEADER = 256  # int32 words before a shard's tokens: magic, version, number of tokens, zeros
-FORMATS = {
-    np.dtype(np.uint16): (20240520, 1),
-    np.dtype(np.uint32): (20240801, 7),
-}  # llm.c's magic and version
 SHARD_TOKENS = 100_000_000
 
 log = logging.getLogger("hornbook")
-
-
-@dataclass
-class Split:
-    """Token ids of many documents, one after the other, each with the end-of-text token before it.
-
-    Attributes:
-        parts: arrays of uint16 or uint32 (memory-mapped if they come from files); a document lies in one of them.
-        starts: (documents + 1,) int64, where each document begins in the parts laid end to end, and the end.
-        bytes: length of the text in UTF-8.
-    """
-
-    parts: list[NDArray[Any]]
-    starts: NDArray[np.int64]
-    bytes: int
-
-    def __post_init__(self) -> None:
-        self.bounds = np.cumsum([0] + [len(p) for p in self.parts])
-        if len(self.starts) and self.starts[-1] != self.bounds[-1]:
-            raise DataError(
-                f"{self.bounds[-1]} tokens, but the documents end at {self.starts[-1]}: prepare the shards again"
-            )
-
-    def __len__(self) -> int:
-        """Tokens."""
-        return int(self.bounds[-1])
-
-    @property
-    def documents(self) -> int:
-        return max(0, len(self.starts) - 1)
-
-    def read(self, start: int, length: int) -> NDArray[np.int64]:
-        """The tokens start ... start + length - 1, across parts, fewer at the end."""
-        part = int(np.searchsorted(self.bounds, start, side="right")) - 1
-        pieces, end = [], min(start + length, len(self))
-        while start < end:
-            stop = min(end, int(self.bounds[part + 1]))
-            pieces.append(self.parts[part][start - self.bounds[part] : stop - self.bounds[part]])
-            start, part = stop, part + 1
-        return np.concatenate(pieces).astype(np.int64) if pieces else np.zeros(0, np.int64)
 
 
 class TokenData:
@@ -109,7 +64,7 @@ class TokenData:
         self.tokenizer = load_tokenizer(directory)
         if self.tokenizer.hash != manifest["tokenizer"]:
             raise DataError(f"{directory}: tokenizer.json is not the one that made these shards; prepare them again")
-        self.train, self.heldout = (_read_split(directory, manifest["splits"][name]) for name in ("train", "heldout"))
+        self.train, self.heldout = (read_split(directory, manifest["splits"][name]) for name in ("train", "heldout"))
 
     @classmethod
     def from_text(cls, source: Source, tokenizer: TokenizerLike, *, heldout: float | Iterable[str] = 0.05) -> TokenData:
@@ -123,7 +78,7 @@ class TokenData:
         """
         self = cls.__new__(cls)
         self.tokenizer = tokenizer
-        memory: dict[str, _InMemory] = {"train": _InMemory(), "heldout": _InMemory()}
+        memory: dict[str, Gathered] = {"train": Gathered(), "heldout": Gathered()}
         _encode(
             _assign(source, heldout),
             tokenizer,
@@ -166,7 +121,7 @@ def prepare(
 
     def fill(directory: Path) -> None:
         writers = {
-            name: _ShardWriter(directory, name, tokenizer.vocab_size, shard_tokens) for name in ("train", "heldout")
+            name: ShardWriter(directory, name, tokenizer.vocab_size, shard_tokens) for name in ("train", "heldout")
         }
         seen = [0, 0]
 
@@ -387,93 +342,3 @@ def _eot(tokenizer: TokenizerLike) -> int:
     if tokenizer.eot_id is None:
         raise DataError("this tokenizer has no end-of-text token: train it with special_tokens=('<|endoftext|>',)")
     return tokenizer.eot_id
-
-
-class _InMemory:
-    def __init__(self) -> None:
-        self.parts: list[NDArray[Any]] = []
-        self.bounds: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
-        self.bytes = 0
-
-    def add(self, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
-        self.parts.append(ids)
-        self.bounds.append(self.bounds[-1][-1] + bounds[1:])
-        self.bytes += size
-
-    def split(self) -> Split:
-        return Split(self.parts, np.concatenate(self.bounds), self.bytes)
-
-
-class _ShardWriter:
-    """Files NAME-00000.bin, NAME-00001.bin, ... and, beside each, the documents' bounds as NAME-00000.docs.npy."""
-
-    def __init__(self, directory: Path, name: str, vocab_size: int, shard_tokens: int) -> None:
-        self.directory, self.name, self.shard_tokens = directory, name, shard_tokens
-        self.dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-        self.held = _InMemory()
-        self.entry: dict[str, Any] = {"shards": [], "tokens": 0, "documents": 0, "bytes": 0}
-
-    def add(self, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
-        self.entry["bytes"] += size
-        while len(bounds) > 1:
-            room = self.shard_tokens - int(self.held.bounds[-1][-1])
-            fit = int(np.searchsorted(bounds, room, side="right")) - 1  # documents that still fit
-            if fit == 0 and int(self.held.bounds[-1][-1]) == 0:
-                fit = 1  # longer than a shard: a shard of its own
-            if fit:
-                self.held.add(ids[: bounds[fit]].astype(self.dtype), bounds[: fit + 1], 0)
-            if fit < len(bounds) - 1:
-                self._write()
-            ids, bounds = ids[bounds[fit] :], bounds[fit:] - bounds[fit]
-
-    def finish(self) -> dict[str, Any]:
-        if self.held.parts:
-            self._write()
-        return self.entry
-
-    def _write(self) -> None:
-        split = self.held.split()
-        self.held = _InMemory()
-        name = f"{self.name}-{len(self.entry['shards']):05d}"
-        header = np.zeros(HEADER, dtype="<i4")
-        header[:2] = FORMATS[self.dtype]
-        header[2] = len(split)
-        with open(self.directory / f"{name}.bin", "wb") as file:
-            file.write(header.tobytes())
-            for part in split.parts:
-                file.write(part.astype(self.dtype.newbyteorder("<")).tobytes())
-        np.save(self.directory / f"{name}.docs.npy", split.starts)
-        self.entry["shards"].append(name)
-        self.entry["tokens"] += len(split)
-        self.entry["documents"] += split.documents
-
-
-def _read_split(directory: Path, entry: dict[str, Any]) -> Split:
-    parts, starts, total = [], [np.zeros(1, np.int64)], 0
-    for name in entry["shards"]:
-        parts.append(read_shard(directory / f"{name}.bin"))
-        try:
-            bounds = np.load(directory / f"{name}.docs.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{directory / name}.docs.npy cannot be read ({error}); prepare the shards again") from None
-        starts.append(total + bounds[1:])
-        total += len(parts[-1])
-    return Split(parts, np.concatenate(starts), int(entry["bytes"]))
-
-
-def read_shard(path: Path) -> NDArray[Any]:
-    """The tokens of one .bin file, memory-mapped."""
-    try:
-        header = np.fromfile(path, dtype="<i4", count=HEADER)
-    except OSError:
-        raise DataError(f"{path}: no such file; prepare the shards again") from None
-    kinds = {magic: dtype for dtype, magic in FORMATS.items()}
-    dtype = kinds.get((int(header[0]), int(header[1]))) if len(header) == HEADER else None
-    if dtype is None:
-        raise DataError(f"{path}: not a token shard (its header is not llm.c's)")
-    count = int(header[2])
-    if path.stat().st_size != HEADER * 4 + count * dtype.itemsize:
-        raise DataError(
-            f"{path}: truncated: {count} tokens promised, {path.stat().st_size} bytes found; prepare it again"
-        )
-    return np.memmap(path, dtype=dtype.newbyteorder("<"), mode="r", offset=HEADER * 4, shape=(count,))

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import Split, heldout_rows
+from .data import heldout_rows
+from .shards import Split
 
 BATCH_TOKENS = 8192
 

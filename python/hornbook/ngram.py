@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import Split
 from .errors import DataError
+from .shards import Split
 
 Array = NDArray[np.int64]
 

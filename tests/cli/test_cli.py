@@ -10,7 +10,8 @@ from pathlib import Path
 import hornbook as hb
 import pytest
 from hornbook import ops
-from hornbook.cli import COMMANDS, main, parse_size
+from hornbook.cli import main
+from hornbook.commands import COMMANDS, parse_size
 from hornbook.errors import ConfigError
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import hornbook as hb
 import numpy as np
 import pytest
-from hornbook.data import FORMATS, HEADER, Batches, Split, copy_batch, prepare, read_shard
+from hornbook.data import Batches, copy_batch, prepare
 from hornbook.errors import ConfigError, DataError
+from hornbook.shards import FORMATS, HEADER, Split, read_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

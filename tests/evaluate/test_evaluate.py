@@ -8,8 +8,9 @@ import hornbook as hb
 import numpy as np
 import pytest
 import torch
-from hornbook.data import Split, heldout_rows
+from hornbook.data import heldout_rows
 from hornbook.evaluate import bits_per_byte
+from hornbook.shards import Split
 
 V = 11
 

@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hornbook.data import Split
 from hornbook.errors import DataError
 from hornbook.ngram import Trigram, discounts
+from hornbook.shards import Split
 
 EOT = 0
 
