@@ -33,7 +33,7 @@ JUDGED, TEMPERATURE = 200, 0.7
 
 # What two laptop cores learn most from in two minutes; benchmarks/NOTES.md says what else was tried.
 RECIPE = TrainConfig(
-    batch_size=8,
+    batch_size=4,
     optimizer="muon",
     learning_rate=0.01,
     muon_learning_rate=0.02,
@@ -42,7 +42,7 @@ RECIPE = TrainConfig(
     checkpoint_every=0,
     keep=1,
 )
-COPY_SHARE = 0.25  # of the steps
+COPY_SHARE, COPY_MOST = 0.25, 300  # of the steps, the first quarter, but no more than this many
 EVALUATIONS = 8
 
 
@@ -84,7 +84,7 @@ def recipe(steps: int, seed: int) -> TrainConfig:
         RECIPE,
         steps=steps,
         seed=seed,
-        copy_steps=round(COPY_SHARE * steps),
+        copy_steps=min(COPY_MOST, round(COPY_SHARE * steps)),
         eval_every=max(1, steps // EVALUATIONS),
     )
 

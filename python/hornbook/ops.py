@@ -136,8 +136,18 @@ def _say_once(message: str) -> None:
     log.info(message)
 
 
+def _summary() -> str:
+    """The choice in force, in one line: what most operations run, what others do, and why."""
+    in_use = kernels_in_use()
+    usual = max(IMPLEMENTATIONS, key=list(in_use.values()).count)
+    others = "".join(f", {op}={which}" for op, which in in_use.items() if which != usual)
+    asked = ",".join(f"{op}={which}" if op else which for op, which in _chosen().items()) or "auto"
+    return f"kernels: {usual}{others} (asked for: {asked}; there are no fused kernels in this version)"
+
+
 @cache
 def _function(op: str, implementation: str) -> Callable[..., Any]:
+    _say_once(_summary())
     if implementation == "torch":
         return getattr(native, op)
     return getattr(importlib.import_module(f".{implementation}.{op}", __package__), op)
