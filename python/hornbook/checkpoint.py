@@ -4,6 +4,7 @@ A checkpoint is a folder, ``checkpoints/step-000500``:
 
     model.safetensors, config.json   the model, as `GPT.save_pretrained` writes it
     tokenizer.json                   the tokenizer, so that the folder is a complete model directory
+    generation_config.json           the token that begins and ends a document
     optimizer.safetensors            every optimizer's tensors, by parameter
     state.json                       step, data cursor, random generators, training configuration, versions
 
@@ -46,6 +47,8 @@ def save(
         model.save_pretrained(directory)
         if tokenizer is not None:
             tokenizer.save(directory)
+            ends = {"bos_token_id": tokenizer.eot_id, "eos_token_id": tokenizer.eot_id}
+            files.write_json(directory / "generation_config.json", ends)
         files.write_tensors(directory / "optimizer.safetensors", _tensors(model, optimizers))
         files.write_json(
             directory / "state.json",

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from . import files
-from .corpora import fables
+from .corpora import DOCUMENT_END, fables
 from .data import TokenData
 from .errors import ConfigError
 from .model import GPT, GPTConfig
@@ -116,6 +118,10 @@ def measure(model: GPT, world: World, trainer: Trainer, seed: int) -> dict[str, 
     assert bits is not None
     how = Sampling(temperature=TEMPERATURE)
     texts = generate_many(model, world.tokenizer, "", JUDGED, how, max_new_tokens=400, seed=seed)
+    if trainer.out is not None:
+        (trainer.out / "samples").mkdir(exist_ok=True)
+        samples = f"\n{DOCUMENT_END}\n".join(texts) + "\n"
+        files.write(trainer.out / "samples" / f"step-{trainer.step:06d}.txt", samples)
     return {
         "bits_per_byte": bits,
         "trigram_bits_per_byte": world.marks.trigram,
@@ -152,12 +158,12 @@ def run(
     world = make_world(seed)
     train, heldout = world.data.train, world.data.heldout
     say(f"   {train.documents:,} stories, {train.bytes / 1e6:.1f} MB. The first one:\n")
-    say(_indent(world.stories[0].text), style="italic", markup=False)
+    say(Padding(Text(world.stories[0].text, style="italic"), (0, 3)))
 
     tok = world.tokenizer
     say(f"\n[bold]2. Tokens.[/] A byte-level BPE of {tok.vocab_size:,} tokens, trained on them:")
     words = world.stories[0].text.split(". ")[0] + "."
-    say("   " + "·".join(tok.decode([i]) for i in tok.encode(words)), markup=False)
+    say(Padding("·".join(tok.decode([i]) for i in tok.encode(words)), (0, 3)))
     say(f"   {len(train):,} tokens, {train.bytes / len(train):.1f} bytes each.")
 
     model = new_model(seed)
@@ -182,10 +188,10 @@ def run(
     trainer.fit()
     trained = time.monotonic() - began
     result = measure(model, world, trainer, seed)
-    judged = result["judged"]
+    judged, below = result["judged"], result["below_trigram"]
     say(
         f"   {result['bits_per_byte']:.3f} bits per byte on {heldout.documents} unseen stories after {clock(trained)}: "
-        f"[bold]{result['below_trigram']:.0%} below the trigram[/]."
+        f"[bold]{abs(below):.0%} {'below' if below > 0 else 'above'} the trigram[/]."
     )
     say(
         f"   Of {JUDGED} stories that it wrote, {judged['keeps_hero']:.0%} keep the hero's name throughout, "
@@ -209,7 +215,7 @@ def run(
     took = clock(time.monotonic() - started)
     say(f"\nSaved in {out}: model, tokenizer, loss.svg, log.jsonl, report.json ({took} in all).")
     say("Try next:")
-    say(f'  hornbook sample {out} --prompt "Once there was a young fox named"', markup=False)
+    say(f'  hornbook sample {out} --prompt "Once there was a little fox named"', markup=False)
     say(f"  hornbook demo --minutes 5 --seed {seed + 1}", markup=False)
     say(
         "  hornbook tokenizer show 'The fox went home.' --tokenizer " + str(trainer_checkpoint(out)),
@@ -231,7 +237,7 @@ def _novelty(text: str, known: set[Any]) -> str:
     new = sorted(fables.judge.pairs(fables.judge.read(text)) - known)
     if not new:
         return "Every pair of facts in this story occurred in training."
-    return "Never together in training: " + "; ".join(f"{a} + {b}" for (_, a, _, b) in new[:4])
+    return "Never together in training: " + "; ".join(f"{f} {a} with {g} {b}" for f, a, g, b in new[:4])
 
 
 def _free(out: Path) -> Path:
@@ -240,7 +246,3 @@ def _free(out: Path) -> Path:
     while (candidate / "log.jsonl").exists():
         candidate, number = out.with_name(f"{out.name}-{number}"), number + 1
     return candidate
-
-
-def _indent(text: str) -> str:
-    return "\n".join("   " + line for line in text.splitlines())

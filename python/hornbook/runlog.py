@@ -109,17 +109,23 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step: int, loss: float, tokens_per_second: float, heldout: float | None = None) -> None:
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         """``step`` steps are done."""
         now = time.monotonic()
         left = (now - self.started) / max(1, step - self.start) * (self.total - step)
         words = f"step {step}/{self.total}  loss {loss:.3f}  {tokens_per_second:,.0f} tokens/s  {clock(left)} left"
-        if heldout is not None:
-            words += f"  held-out {heldout:.3f} bits/byte"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, words=words)
         elif not self.quiet and (now - self._said >= self.EVERY or step == self.total):
             self._said = now
+            print(words, file=sys.stderr, flush=True)
+
+    def measured(self, step: int, bits: float) -> None:
+        """The model costs ``bits`` a byte on held-out text: a line that stays, with a bar of that length."""
+        words = f"step {step:5}  {bits:.3f} bits/byte held-out  {'█' * max(1, round(20 * min(bits, 3)))}"
+        if self._bar is not None:
+            self._bar.console.print(words, highlight=False)
+        elif not self.quiet:
             print(words, file=sys.stderr, flush=True)
 
 

@@ -187,12 +187,13 @@ class Trainer:
             while self.step < self.config.steps:
                 entry = self._one_step()
                 done = self.step == self.config.steps
-                if done or _due(self.step, self.config.eval_every):
-                    entry["heldout_bits_per_byte"] = self.evaluate()
-                last |= {k: v for k, v in entry.items() if v is not None}
+                progress.update(self.step, entry["loss"], entry["tokens_per_second"])
+                if (done or _due(self.step, self.config.eval_every)) and (bits := self.evaluate()) is not None:
+                    entry["heldout_bits_per_byte"] = bits
+                    progress.measured(self.step, bits)
+                last |= entry
                 if self.log is not None:
                     self.log.write(**entry)
-                progress.update(self.step, entry["loss"], entry["tokens_per_second"], last.get("heldout_bits_per_byte"))
                 if self.out is not None and (done or interrupted() or _due(self.step, self.config.checkpoint_every)):
                     self.save()
                 if interrupted() and not done:
