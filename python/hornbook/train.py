@@ -92,6 +92,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if self.copy_length < 8:
+            raise ConfigError(f"copy_length must be at least 8, not {self.copy_length}")
         if self.copy_steps >= self.steps:
             raise ConfigError(
                 f"copy_steps ({self.copy_steps}) are part of steps ({self.steps}) and must leave some for text"
