@@ -155,6 +155,8 @@ class Trainer:
             raise ConfigError(
                 f"rows of {self.T} tokens do not fit into the model's context of {model.config.context_length}"
             )
+        if self.config.copy_steps and self.T < 8:
+            raise ConfigError(f"copying needs rows of at least 8 tokens, not {self.T}: leave out copy_steps")
 
         self.device = device.pick(self.config.device)
         self.model = model.to(self.device)
