@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command does
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")  # as the command does
 
 import torch
 

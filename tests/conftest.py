@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 # PyTorch's threads should not spin while they wait: the tests of several checkouts may share two cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
 # A test that fails in CI fails at home with the same example, and no slow machine fails one by its clock.
 settings.register_profile("home", deadline=None)

@@ -77,7 +77,7 @@ def latest(run: Path) -> Path | None:
     if not pointer.is_file():
         return None
     path = run / "checkpoints" / pointer.read_text(encoding="utf-8").strip()
-    if not path.is_dir():
+    if path == pointer.parent or not path.is_dir():
         raise CheckpointError(f"{pointer} names {path.name}, which is not there; write an existing step-* into it")
     return path
 
@@ -119,6 +119,8 @@ def read_state(path: Path) -> dict[str, Any]:
             f"{path}: a checkpoint of format {state.get('format')!r}; hornbook "
             f"{importlib.metadata.version('hornbook')} reads format {FORMAT}"
         )
+    if missing := [key for key in ("step", "cursor", "data", "config", "random") if key not in state]:
+        raise CheckpointError(f"{path}: state.json lacks {missing[0]!r}; go on from another checkpoint")
     return state
 
 

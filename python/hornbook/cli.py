@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -30,10 +31,13 @@ PLANNED += ("bench", "lesson", "doctor")
 def main(argv: list[str] | None = None) -> None:
     """Run one command; exit with 0, 1 for a fault of the input, 2 for one of usage, 130 after Ctrl-C."""
     # PyTorch's CPU threads wait for each other by spinning, for long. Where other programs want the cores too, that
-    # makes a small model's step up to fourteen times as slow as giving up the core soon. Read when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # makes a small model's step up to ten times as slow as giving up the core soon. Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows few characters gets a "?" for the others
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         _run(argv)
     except HornbookError as error:
@@ -41,8 +45,11 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except UnicodeDecodeError as error:
+        sys.exit(f"hornbook: standard input is not {error.encoding} at byte {error.start}: {error.reason}")
     except OSError as error:
-        sys.exit(f"hornbook: {error.filename or ''}: {error.strerror or error}")
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"hornbook: {where}{error.strerror or error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

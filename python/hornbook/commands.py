@@ -73,7 +73,7 @@ def corpus_show(name: Positional[str], count: int = 3, seed: int = 0) -> None:
         texts = (story.text for story in fables.stories(seed=seed))
     else:
         texts = documents(name)
-    print("\n\n".join(islice(texts, count)))
+    print("\n\n".join(islice(texts, max(0, count))))
 
 
 def corpus_write(
@@ -163,7 +163,7 @@ def tokenizer_decode(ids: Positional[list[str]], *, tokenizer: str) -> None:
 
 
 def tokenizer_show(text: Positional[str] = "-", *, tokenizer: str) -> None:
-    """Print a text with its tokens coloured, and their ids.
+    """Print a text with its tokens coloured.
 
     Args:
         text: the text, or - to read it from standard input.
@@ -235,7 +235,8 @@ def train(argv: list[str]) -> None:
     try:
         last = trainer.fit()
     except KeyboardInterrupt:
-        _note(f"stopped after step {trainer.step} and saved in {options.out}; the same command with --resume goes on")
+        saved = "not saved" if trainer.saved is None else f"saved at step {trainer.saved}"
+        _note(f"stopped, {saved}, in {options.out}; the same command with --resume goes on")
         raise
     bits = last.get("heldout_bits_per_byte")
     _note(

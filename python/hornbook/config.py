@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import tomllib
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,6 +56,30 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, int | float)
     return value is None or isinstance(value, type(default))
+
+
+def check_types(config: Any) -> None:
+    """Raise ConfigError for a field whose value is not of the type that the dataclass declares."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not _matches(value, hint):
+            words = (
+                str(hint).replace("typing.", "") if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
+            )
+            raise ConfigError(f"{name} should be of type {words}, but is {value!r}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in inner
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, option) for option in inner)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class TokenData:
         if manifest.get("format") != 1:
             raise DataError(f"{directory}: shards of format {manifest.get('format')!r}; this version reads format 1")
         self.tokenizer = load_tokenizer(directory)
+        if missing := {"tokenizer", "splits"} - manifest.keys():
+            raise DataError(f"{directory}: manifest.json lacks {missing.pop()!r}; prepare the shards again")
         if self.tokenizer.hash != manifest["tokenizer"]:
             raise DataError(f"{directory}: tokenizer.json is not the one that made these shards; prepare them again")
         self.train, self.heldout = (read_split(directory, manifest["splits"][name]) for name in ("train", "heldout"))
@@ -260,7 +262,7 @@ def copy_batch(batch_size: int, context_length: int, vocab_size: int, *, seed: i
 
 
 def heldout_rows(split: Split, context_length: int, limit: int | None = None) -> Iterator[NDArray[np.int64]]:
-    """Every document (or its first ``limit`` tokens' worth of documents) once, for scoring.
+    """Every document once, for scoring, until ``limit`` tokens (or a few more, the end of a row) are given out.
 
     Yields:
         (t + 1,) ids with t ≤ context_length: a document's tokens and the end-of-text token after them. A longer
@@ -268,12 +270,13 @@ def heldout_rows(split: Split, context_length: int, limit: int | None = None) ->
     """
     taken, eot = 0, split.read(0, 1)
     for start, end in itertools.pairwise(split.starts.tolist()):
-        if limit is not None and taken >= limit:
-            return
         document = np.concatenate((split.read(start, end - start), eot))
         for at in range(0, len(document) - 1, context_length):
-            yield document[at : at + context_length + 1]
-        taken += end - start
+            if limit is not None and taken >= limit:
+                return
+            row = document[at : at + context_length + 1]
+            yield row
+            taken += len(row) - 1
 
 
 def _pieces(starts: NDArray[np.int64], context_length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -323,7 +326,7 @@ def _encode(
         texts = waiting[split]
         if not texts:
             return
-        ids, offsets = tokenizer.encode_batch_to_numpy(texts)
+        ids, offsets = tokenizer.encode_batch_to_numpy(texts, disallowed_special=())  # a mark inside a text is text
         offsets = np.asarray(offsets, dtype=np.int64)
         with_eot = np.insert(ids, offsets[:-1], eot)
         take(split, with_eot, offsets + np.arange(len(offsets)), sizes[split])

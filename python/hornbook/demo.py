@@ -113,7 +113,6 @@ def judge(texts: Sequence[str]) -> dict[str, float]:
 
 def measure(model: GPT, world: World, trainer: Trainer, seed: int) -> dict[str, Any]:
     """Bits per byte on all held-out stories, and what the judge says of stories that the model writes."""
-    trainer.config = dataclasses.replace(trainer.config, eval_tokens=10**9)
     bits = trainer.evaluate()
     assert bits is not None
     how = Sampling(temperature=TEMPERATURE)
@@ -150,7 +149,10 @@ def run(
     """
     if minutes <= 0 or (steps is not None and steps < 4):
         raise ConfigError(f"minutes must be above 0 and steps at least 4, not {minutes} and {steps}")
-    say = Console(highlight=False).print
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    say = console.print
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; --out must be a folder")
     out = _free(out)
     started = time.monotonic()
 
@@ -172,6 +174,7 @@ def run(
         f"\n[bold]3. Model.[/] A GPT with {model.parameter_count():,} parameters: {c.n_layer} layers, "
         f"{c.n_head} heads, {c.d_model} channels, {c.context_length} tokens of context."
     )
+    given = steps is not None
     if steps is None:
         steps = steps_in(minutes, model, world, seed)
         say(f"   {minutes:g} minutes on this machine are {steps} steps.")
@@ -185,7 +188,11 @@ def run(
     marks = {"trigram": world.marks.trigram, "generator": world.marks.generator}
     trainer = Trainer(model, world.data, config, tokenizer=tok, out=out, marks=marks)
     began = time.monotonic()
-    trainer.fit()
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        say(f"\nStopped after step {trainer.step}; what it learned is in {out}. To hear it: hornbook sample {out}")
+        raise
     trained = time.monotonic() - began
     result = measure(model, world, trainer, seed)
     judged, below = result["judged"], result["below_trigram"]
@@ -210,7 +217,13 @@ def run(
         say()
         say(f"   [dim]{_novelty(text, known)}[/]")
 
-    report = {"seed": seed, "steps": steps, "minutes": minutes, "training_seconds": trained, **result}
+    report = {
+        "seed": seed,
+        "steps": steps,
+        "minutes": None if given else minutes,
+        "training_seconds": trained,
+        **result,
+    }
     files.write_json(out / "report.json", report)
     took = clock(time.monotonic() - started)
     say(f"\nSaved in {out}: model, tokenizer, loss.svg, log.jsonl, report.json ({took} in all).")

@@ -80,6 +80,7 @@ class GPTConfig:
         return -(-self.d_model * 8 // 3 // 64) * 64 if self.activation == "swiglu" else 4 * self.d_model
 
     def __post_init__(self) -> None:
+        config_.check_types(self)
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "n_kv_head", "d_ff", "head_dim"):
             value = getattr(self, name)
             may_be_none = name in ("n_kv_head", "d_ff", "head_dim")

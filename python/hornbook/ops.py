@@ -62,13 +62,17 @@ class use_kernels:  # noqa: N801 (used like a function)
 
     def __init__(self, everything: str | None = None, /, **single: str) -> None:
         choice = _check({} if everything is None else {"": everything}) | _check(single)
+        self._choice, self._reset = choice, everything is not None
         self._before = dict(_chosen())
-        if everything is not None:
+        self._apply()
+
+    def _apply(self) -> None:
+        if self._reset:
             _chosen().clear()
-        _chosen().update(choice)
+        _chosen().update(self._choice)
 
     def __enter__(self) -> None:
-        return None
+        self._apply()  # again, for an object that is entered more than once
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -43,7 +44,7 @@ class RunLog:
 
     def draw(self, path: Path, *, scale: float = 1.0, marks: dict[str, float] | None = None) -> None:
         """The loss curve; ``scale`` turns a batch's loss (nats a token) into bits per byte."""
-        train = [(step, loss * scale) for step, loss in self.column("loss")]
+        train = [(e["step"], e["loss"] * scale) for e in self.entries if e.get("phase", "text") == "text"]
         plots.loss_curve(path, _thinned(train), self.column("heldout_bits_per_byte"), marks)
 
 
@@ -122,7 +123,8 @@ class Progress:
 
     def measured(self, step: int, bits: float) -> None:
         """The model costs ``bits`` a byte on held-out text: a line that stays, with a bar of that length."""
-        words = f"step {step:5}  {bits:.3f} bits/byte held-out  {'█' * max(1, round(20 * min(bits, 3)))}"
+        bar = "" if math.isnan(bits) else "█" * max(1, round(20 * min(bits, 3)))
+        words = f"step {step:5}  {bits:.3f} bits/byte held-out  {bar}"
         if self._bar is not None:
             self._bar.console.print(words, highlight=False)
         elif not self.quiet:

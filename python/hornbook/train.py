@@ -10,6 +10,8 @@ A run lives in a folder:
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import math
 import signal
@@ -78,7 +80,8 @@ class TrainConfig:
     """checkpoints to keep, the newest"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "keep", "copy_length"):
+        config_.check_types(self)
+        for name in ("steps", "batch_size", "accumulate", "keep", "eval_tokens", "copy_length"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in (
@@ -100,6 +103,8 @@ class TrainConfig:
             )
         if not 0 <= self.warmup <= 1 or not 0 <= self.final_rate <= 1:
             raise ConfigError("warmup and final_rate are shares: give a number from 0 to 1")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be at least 0 and below 2**63, not {self.seed}")
 
 
 # What a resumed run may change without being another run.
@@ -168,6 +173,7 @@ class Trainer:
         self.bytes_per_token = data.train.bytes / max(1, len(data.train))
         self.optimizers = self._new_optimizers()
         self.step = 0  # steps done
+        self.saved: int | None = None  # the step of the newest checkpoint
         torch.manual_seed(self.config.seed)  # for dropout: the weights were drawn when the model was made
         self.log: RunLog | None = None
         if self.out is not None:
@@ -182,7 +188,7 @@ class Trainer:
         Raises:
             KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
         """
-        last: dict[str, float] = {}
+        config, last = self.config, {}
         self.model.train()
         with (
             _interruptible() as interrupted,
@@ -192,7 +198,9 @@ class Trainer:
                 entry = self._one_step()
                 done = self.step == self.config.steps
                 progress.update(self.step, entry["loss"], entry["tokens_per_second"])
-                if (done or _due(self.step, self.config.eval_every)) and (bits := self.evaluate()) is not None:
+                if (done or _due(self.step, self.config.eval_every)) and (
+                    bits := self.evaluate(config.eval_tokens)
+                ) is not None:
                     entry["heldout_bits_per_byte"] = bits
                     progress.measured(self.step, bits)
                 last |= entry
@@ -202,37 +210,42 @@ class Trainer:
                     self.save()
                 if interrupted() and not done:
                     raise KeyboardInterrupt
-        if self.log is not None and self.out is not None:
-            self.log.draw(
-                self.out / "loss.svg",
-                scale=1 / math.log(2) / max(self.bytes_per_token, 1e-9),
-                marks=self.marks,
-            )
+        if self.log is not None:
             self.log.close()
         return last
 
-    def evaluate(self) -> float | None:
-        """Bits per byte of held-out text, or None if nothing was held out."""
+    def _draw(self) -> None:
+        """loss.svg, in bits per byte."""
+        if self.log is not None and self.out is not None:
+            scale = 1 / math.log(2) / max(self.bytes_per_token, 1e-9)
+            self.log.draw(self.out / "loss.svg", scale=scale, marks=self.marks)
+
+    def evaluate(self, limit: int | None = None) -> float | None:
+        """Bits per byte of ``limit`` tokens of held-out text (of all if None), or None if nothing was held out."""
         if not len(self.data.heldout):
             return None
         return bits_per_byte(
             self.model, self.data.heldout, self.token_bytes,
-            context_length=self.T, limit=self.config.eval_tokens,
+            context_length=self.T, limit=limit,
         )  # fmt: skip
 
     def save(self) -> None:
         """Write a checkpoint: model, tokenizer, optimizers, step, data cursor, random generators, configuration."""
         assert self.out is not None
-        state = {"cursor": self.batches.cursor, "config": config_.to_dict(self.config)}
-        checkpoint.save(
-            self.out,
-            self.step,
-            self.model,
-            self.optimizers,
-            state,
-            tokenizer=self.tokenizer,
-            keep=self.config.keep,
-        )
+        state = {
+            "cursor": self.batches.cursor,
+            "data": self._identity(),
+            "config": config_.to_dict(self.config),
+        }
+        options: dict[str, Any] = {"tokenizer": self.tokenizer, "keep": self.config.keep}
+        checkpoint.save(self.out, self.step, self.model, self.optimizers, state, **options)
+        self.saved = self.step
+        self._draw()
+
+    def _identity(self) -> dict[str, Any]:
+        """What tells this data from other data: a cursor means something in the one it was made for only."""
+        train = self.data.train
+        return {"tokenizer": self.data.tokenizer.hash, "documents": train.documents, "tokens": len(train)}
 
     def _one_step(self) -> dict[str, Any]:
         """One change of the weights; returns the log's entry."""
@@ -249,12 +262,12 @@ class Trainer:
             part = self.model(ids.to(self.device), target.to(self.device), reduction="sum") / targets
             part.backward()
             loss += float(part.detach())
-        if not math.isfinite(loss):
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise HornbookError(
-                f"the loss of step {self.step} is {loss}: try a lower learning_rate or a longer warmup; "
-                "the last checkpoint is untouched"
+                f"step {self.step + 1}: the loss is {loss}, the norm of its gradient {norm}: try a lower learning_rate "
+                "or a longer warmup; the last checkpoint is untouched"
             )
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or math.inf)
         phase = (
             (self.step, config.copy_steps)
             if copying
@@ -270,7 +283,7 @@ class Trainer:
             "step": self.step,
             "phase": "copy" if copying else "text",
             "loss": loss,
-            "gradient_norm": float(norm),
+            "gradient_norm": norm,
             "rate": self.optimizers[0].param_groups[0]["lr"],
             "tokens_per_second": tokens / (time.perf_counter() - started),
         }
@@ -297,40 +310,51 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         path = checkpoint.latest(out) if resume else None
         if path is not None:
-            self._check_same_run(checkpoint.read_state(path), path)
+            self._check_same_run(path)
             state = checkpoint.load(path, self.model, self.optimizers)
             self.step, self.batches.cursor = state["step"], state["cursor"]
+            self.saved = self.step
             log.info("resuming from %s", path)
+        elif resume:
+            log.info("no checkpoint in %s yet: beginning", out)
         files.write(out / "config.toml", config_.to_toml({"model": self.model.config, "train": self.config}))
         self.log = RunLog(out / "log.jsonl", self.step + 1)
 
-    def _check_same_run(self, state: dict[str, Any], path: Path) -> None:
-        mine, theirs = config_.to_dict(self.config), state["config"]
-        for key in sorted(mine.keys() | theirs.keys()):
-            if key not in FREE_ON_RESUME and mine.get(key) != theirs.get(key):
-                raise ConfigError(
-                    f"{path} was made with {key}={theirs.get(key)!r}, now it is {mine.get(key)!r}: "
-                    "give the same value to resume, or another --out to begin anew"
-                )
+    def _check_same_run(self, path: Path) -> None:
+        state = checkpoint.read_state(path)
+        model = files.read_json(path / "config.json")
+        model.pop("model_type", None)
+        pairs = (
+            (config_.to_dict(self.config), state["config"]),
+            (config_.to_dict(self.model.config), model),
+            ({"data": self._identity()}, {"data": state["data"]}),
+        )
+        for mine, theirs in pairs:
+            for key in sorted(mine.keys() | theirs.keys()):
+                if key not in FREE_ON_RESUME and mine.get(key) != theirs.get(key):
+                    raise ConfigError(
+                        f"{path} was made with {key}={theirs.get(key)!r}, now it is {mine.get(key)!r}: "
+                        "give the same value to resume, or another --out to begin anew"
+                    )
         if state["step"] > self.config.steps:
             raise ConfigError(f"{path} is already at step {state['step']}, beyond steps={self.config.steps}")
 
 
-def seconds_per_step(model: GPT, data: TokenData, config: TrainConfig, *, seconds: float = 3.0) -> float:
-    """How long a step takes here: the median of as many as fit into ``seconds``, on a copy of the model."""
-    import copy
-    import dataclasses
+def seconds_per_step(model: GPT, data: TokenData, config: TrainConfig, *, seconds: float = 4.0) -> float:
+    """How long a step takes here: the median of what fits into the last three quarters of ``seconds``.
 
+    A copy of the model is trained; the first steps, in which memory is laid out and the processor speeds up, are not
+    counted.
+    """
     trial = dataclasses.replace(config, steps=config.copy_steps + 1_000_000)
     trainer = Trainer(copy.deepcopy(model), data, trial, quiet=True)
     trainer.model.train()
     trainer.step = trial.copy_steps
-    trainer._one_step()  # the first one allocates
     times, started = [], time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times) < 3:
-        before = time.perf_counter()
+    while (now := time.perf_counter()) - started < seconds or len(times) < 3:
         trainer._one_step()
-        times.append(time.perf_counter() - before)
+        if now - started >= seconds / 4:
+            times.append(time.perf_counter() - now)
     return sorted(times)[len(times) // 2]
 
 

@@ -113,6 +113,13 @@ def test_one_document_keeps_its_end_back(tok: hb.Tokenizer) -> None:
     assert 0.08 < len(heldout) / len(text) < 0.1
 
 
+def test_a_mark_inside_a_text_is_text(tok: hb.Tokenizer) -> None:
+    text = "one <|endoftext|> two"
+    data = hb.TokenData.from_text([text, "three"], tok, heldout=[])
+    assert data.train.documents == 2
+    assert tok.decode(data.train.read(1, int(data.train.starts[1]) - 1)) == text
+
+
 def test_bad_requests(tok: hb.Tokenizer) -> None:
     with pytest.raises(ConfigError, match="below 1"):
         hb.TokenData.from_text(TEXTS, tok, heldout=1.5)

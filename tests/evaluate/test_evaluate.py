@@ -45,7 +45,9 @@ def test_each_token_is_scored_once() -> None:
     rows = list(heldout_rows(split, 8))
     assert sum(len(row) - 1 for row in rows) == len(split)  # one target for every token but the first, and the end
     assert max(map(len, rows)) == 9
-    assert len(list(heldout_rows(split, 8, limit=4))) == 3, "whole documents until the limit is reached"
+    assert len(list(heldout_rows(split, 8, limit=4))) == 3, "whole rows until the limit is reached"
+    long = random_split(0, [1000])
+    assert len(list(heldout_rows(long, 8, limit=20))) == 3, "also inside a document"
 
 
 def test_nothing_to_score() -> None:

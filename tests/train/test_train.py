@@ -113,8 +113,12 @@ def test_resume_refuses_another_run(data: hb.TokenData, tmp_path: Path) -> None:
         Trainer(new_model(), data, dataclasses.replace(TINY, learning_rate=1.0), out=tmp_path / "run", resume=True)
     with pytest.raises(ConfigError, match="beyond"):
         Trainer(new_model(), data, dataclasses.replace(TINY, steps=5), out=tmp_path / "run", resume=True)
-    with pytest.raises(CheckpointError, match="do not fit"):
-        Trainer(new_model(d_model=32), data, TINY, out=tmp_path / "run", resume=True)
+    for change in ({"d_model": 32}, {"n_head": 4}, {"activation": "gelu"}, {"position": "none"}):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            Trainer(new_model(**change), data, TINY, out=tmp_path / "run", resume=True)
+    other = hb.TokenData.from_text(TEXTS * 2, data.tokenizer, heldout=TEXTS[:4])
+    with pytest.raises(ConfigError, match="made with data"):
+        Trainer(new_model(), other, TINY, out=tmp_path / "run", resume=True)
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
 
 
@@ -293,6 +297,12 @@ def test_bad_requests(data: hb.TokenData, tmp_path: Path) -> None:
         {"copy_steps": 12},
         {"warmup": 2.0},
         {"batch_size": 0},
+        {"steps": 2.5},
+        {"learning_rate": math.nan},
+        {"packing": "doc"},
+        {"dtype": "fp16"},
+        {"seed": -1},
+        {"eval_tokens": 0},
     ):
         with pytest.raises(ConfigError):
             dataclasses.replace(TINY, **bad)

@@ -51,14 +51,22 @@ def documents(source: str | Path | Iterable[str] | Iterable[Path]) -> Iterator[s
     Raises:
         DataError: for a file that is missing or not UTF-8 (with the byte offset), and for an unknown name.
     """
-    if isinstance(source, str) and source in CORPORA and not Path(source).exists():
+    if isinstance(source, str) and source in CORPORA and not _exists(Path(source)):
         return (story.text for story in fables.generate(CORPORA[source].size))
     if isinstance(source, str | Path):
-        if not Path(source).exists():
+        if not _exists(Path(source)):
             hint = nearest(str(source), CORPORA) if Path(source).suffix == "" else ""
-            raise DataError(f"{source}: no such file or folder{hint}")
+            shown = str(source) if len(str(source)) <= 100 else f"{str(source)[:60]!r}... (for a text, pass [text])"
+            raise DataError(f"{shown}: no such file or folder{hint}")
         return read_files([Path(source)], DOCUMENT_END)
     return _mixed(source)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a whole text taken for a name is too long to be one
+        return False
 
 
 def _mixed(source: Iterable[str] | Iterable[Path]) -> Iterator[str]:
@@ -69,11 +77,6 @@ def _mixed(source: Iterable[str] | Iterable[Path]) -> Iterator[str]:
             yield item
         else:
             raise DataError(f"a corpus is made of texts or paths, not of {type(item).__name__}")
-
-
-def heldout(name: str, size: int) -> list[str] | None:
-    """The corpus's own held-out documents, about ``size`` bytes of them, or None if it has none."""
-    return [story.text for story in fables.generate(size, split="heldout")] if name == "fables" else None
 
 
 def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split: str = "train") -> int:
@@ -104,4 +107,4 @@ def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split
     return len(text.encode())
 
 
-__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "heldout", "write"]
+__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "write"]

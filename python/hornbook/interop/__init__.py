@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import checkpoint
 from .. import tokenizer as tokenizer_
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TokenizerError
 from ..files import read_json
 from ..model import GPT
 from . import gpt2, llama
 
 if TYPE_CHECKING:
     from ..tokenizer import TokenizerLike
+
+log = logging.getLogger("hornbook")
 
 FOREIGN = {"gpt2": gpt2.read, "llama": llama.read}
 
@@ -50,4 +53,12 @@ def load(path: str | Path) -> tuple[GPT, TokenizerLike | None]:
         raise CheckpointError(f"{path}: models of type {kind!r} are unknown; known: hornbook, {', '.join(FOREIGN)}")
     has_tokenizer = (path / "tokenizer.json").is_file() or (path / "merges.txt").is_file()
     model.eval()
-    return model, tokenizer_.load(path) if has_tokenizer else None
+    if not has_tokenizer:
+        return model, None
+    try:
+        return model, tokenizer_.load(path)
+    except TokenizerError as error:
+        if kind == "hornbook":
+            raise
+        log.warning("%s: opened without its tokenizer: %s", path, error)
+        return model, None

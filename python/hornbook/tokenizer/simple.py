@@ -80,10 +80,15 @@ class _Table:
         return [self.encode(text, **special) for text in texts]
 
     def encode_batch_to_numpy(
-        self, texts: Iterable[str], num_threads: int | None = None, **special: Any
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        disallowed_special: Disallowed = "all",
+        **special: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
         """All ids in one array, and int64 offsets: text i is ``ids[offsets[i]:offsets[i + 1]]``."""
-        batch = self.encode_batch(texts, num_threads, **special)
+        batch = self.encode_batch(texts, num_threads, disallowed_special=disallowed_special, **special)
         offsets = np.array([0, *accumulate(map(len, batch))], np.int64)
         return np.array(list(chain.from_iterable(batch)), id_dtype(self.vocab_size)), offsets
 
