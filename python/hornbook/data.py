@@ -239,25 +239,23 @@ def copy_batch(batch_size: int, context_length: int, vocab_size: int, *, seed: i
     """A batch that nothing but copying can predict: the warm-up before real text.
 
     A model learns to look back for what followed the same token earlier only when that pays, and in a small corpus
-    of stories it pays late. Here it pays at once: half of the rows are a random sequence that repeats, half are drawn
-    from a handful of tokens. How long a sequence is differs from row to row, so that looking back by a fixed distance
-    does not help. What cannot be known counts for nothing.
+    of stories it pays late. Here it pays at once: half of the rows are a random sequence and its repetition, half
+    are drawn from a handful of tokens. What cannot be known counts for nothing.
 
     Returns:
         ids and targets, each (B, T) int64, T ≥ 8.
     """
     random = np.random.default_rng((seed, step, 0xC0))
     T = context_length
+    half = (T + 2) // 2
     rows = np.empty((batch_size, T + 1), dtype=np.int64)
-    known = np.ones((batch_size, T), dtype=bool)
     for i in range(batch_size):
         if i % 2:
             rows[i] = random.choice(random.integers(vocab_size, size=6), size=T + 1)
         else:
-            period = int(random.integers(4, T // 2 + 1))
-            rows[i] = np.resize(random.integers(vocab_size, size=period), T + 1)
-            known[i, :period] = False  # the first time, and the first token again, which nothing announces
-    targets = np.where(known, rows[:, 1:], -100)
+            rows[i] = np.resize(random.integers(vocab_size, size=half), T + 1)
+    targets = rows[:, 1:].copy()
+    targets[::2, :half] = -100  # the first time, and the first token again, which nothing announces
     return torch.from_numpy(rows[:, :-1].copy()), torch.from_numpy(targets)
 
 

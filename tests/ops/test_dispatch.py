@@ -157,3 +157,11 @@ def test_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels_in_use()
     monkeypatch.setenv("HORNBOOK_KERNELS", "torch,rope=reference")
     assert kernels_in_use() == everywhere("torch", rope="reference")
+
+
+def test_one_object_can_be_entered_twice() -> None:
+    reference = use_kernels("reference")
+    for _ in range(2):
+        with reference:
+            assert kernels_in_use()["gelu"] == "reference"
+        assert kernels_in_use()["gelu"] == "torch"
