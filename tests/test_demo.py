@@ -32,10 +32,16 @@ def test_the_same_seed_and_steps_give_the_same_model(small, tmp_path: Path, caps
     assert all(a[name].equal(b[name]) for name in a)
     assert one["bits_per_byte"] == again["bits_per_byte"]
     assert json.loads((tmp_path / "demo" / "report.json").read_text())["steps"] == 8
+    assert world_is_shown_whole(said)
     for words in ("1. Text", "2. Tokens", "3. Model", "4. Training", "5. Writing", "Try next"):
         assert words in said
     other = demo.run(out=tmp_path / "other", steps=8, seed=4, stories=0)
     assert other["bits_per_byte"] != one["bits_per_byte"]
+
+
+def world_is_shown_whole(said: str) -> bool:
+    """The first story is printed to its last word, wherever lines break."""
+    return " ".join(fables.story(0, seed=3).text.split()) in " ".join(said.split())
 
 
 def test_the_marks(small) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
 from . import files
 from .corpora import DOCUMENT_END, fables
@@ -160,12 +159,12 @@ def run(
     world = make_world(seed)
     train, heldout = world.data.train, world.data.heldout
     say(f"   {train.documents:,} stories, {train.bytes / 1e6:.1f} MB. The first one:\n")
-    say(Padding(Text(world.stories[0].text, style="italic"), (0, 3)))
+    say(_block(world.stories[0].text), style="italic", markup=False)
 
     tok = world.tokenizer
     say(f"\n[bold]2. Tokens.[/] A byte-level BPE of {tok.vocab_size:,} tokens, trained on them:")
     words = world.stories[0].text.split(". ")[0] + "."
-    say(Padding("·".join(tok.decode([i]) for i in tok.encode(words)), (0, 3)))
+    say(_block("·".join(tok.decode([i]) for i in tok.encode(words))), markup=False)
     say(f"   {len(train):,} tokens, {train.bytes / len(train):.1f} bytes each.")
 
     model = new_model(seed)
@@ -259,3 +258,9 @@ def _free(out: Path) -> Path:
     while (candidate / "log.jsonl").exists():
         candidate, number = out.with_name(f"{out.name}-{number}"), number + 1
     return candidate
+
+
+def _block(text: str, width: int = 100) -> str:
+    """Paragraphs, indented and broken into lines."""
+    lines = (textwrap.wrap(line, width, initial_indent="   ", subsequent_indent="   ") for line in text.splitlines())
+    return "\n".join("\n".join(paragraph) for paragraph in lines)
