@@ -80,12 +80,15 @@ class GPTConfig:
         return -(-self.d_model * 8 // 3 // 64) * 64 if self.activation == "swiglu" else 4 * self.d_model
 
     def __post_init__(self) -> None:
-        config_.check_types(self)
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "n_kv_head", "d_ff", "head_dim"):
             value = getattr(self, name)
             may_be_none = name in ("n_kv_head", "d_ff", "head_dim")
             if (type(value) is not int or value < 1) and not (may_be_none and value is None):
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} cannot be {value!r}{nearest(str(value), known)}")
+        config_.check_types(self)
         if not self.head_dim and self.d_model % self.n_head:
             raise ConfigError(
                 f"d_model ({self.d_model}) must be a multiple of n_head ({self.n_head}), or give head_dim"
@@ -99,9 +102,6 @@ class GPTConfig:
         for name in ("norm_eps", "init_std", "rope_theta"):
             if not 0 < (value := getattr(self, name)) < math.inf:
                 raise ConfigError(f"{name} must be a positive number, not {value}")
-        for name, known in _CHOICES.items():
-            if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"{name} cannot be {value!r}{nearest(str(value), known)}")
         for name, implemented in _NOT_YET.items():
             if (value := getattr(self, name)) not in implemented:
                 raise ConfigError(f"{name}={value!r} is not implemented yet; this version has {implemented}")
