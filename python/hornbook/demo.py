@@ -190,7 +190,8 @@ def run(
     try:
         trainer.fit()
     except KeyboardInterrupt:
-        say(f"\nStopped after step {trainer.step}; what it learned is in {out}. To hear it: hornbook sample {out}")
+        if trainer.saved is not None:
+            say(f"\nStopped at step {trainer.saved}, which is saved in {out}. To hear it: hornbook sample {out}")
         raise
     trained = time.monotonic() - began
     result = measure(model, world, trainer, seed)

@@ -7,11 +7,11 @@ import binascii
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import files
 from .._core import BPE
 from ..errors import TokenizerError
 from .huggingface import BYTE_OF_CHAR, CHAR_OF_BYTE, config, from_json, to_json
@@ -307,14 +307,7 @@ def _json(content: Any) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes beside, flushes to the disk, renames: a reader sees the old file or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        files.write(path, data)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise TokenizerError(f"cannot write {path}: {error}") from None
