@@ -309,7 +309,7 @@ def sample(
     _use(kernels)
     from . import device as device_
     from .interop import load
-    from .sample import generate, stream
+    from .sample import stream
 
     gpt, tok = load(model)
     gpt.to(device_.pick(device))
@@ -319,12 +319,9 @@ def sample(
         raise ConfigError(f"{model} has no tokenizer: name one with --tokenizer")
     how: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-        "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed,
+        "repetition_penalty": repetition_penalty, "num_beams": num_beams, "stop": stop, "seed": seed,
     }  # fmt: skip
-    pieces = (
-        stream(gpt, tok, prompt, **how) if num_beams == 1 else [generate(gpt, tok, prompt, num_beams=num_beams, **how)]
-    )
-    for piece in pieces:
+    for piece in stream(gpt, tok, prompt, **how):
         sys.stdout.write(piece)
         sys.stdout.flush()
     print()

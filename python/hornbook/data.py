@@ -66,7 +66,8 @@ class TokenData:
             raise DataError(f"{directory}: manifest.json lacks {missing.pop()!r}; prepare the shards again")
         if self.tokenizer.hash != manifest["tokenizer"]:
             raise DataError(f"{directory}: tokenizer.json is not the one that made these shards; prepare them again")
-        self.train, self.heldout = (read_split(directory, manifest["splits"][name]) for name in ("train", "heldout"))
+        size, splits = self.tokenizer.vocab_size, manifest["splits"]
+        self.train, self.heldout = (read_split(directory, splits[name], size) for name in ("train", "heldout"))
 
     @classmethod
     def from_text(cls, source: Source, tokenizer: TokenizerLike, *, heldout: float | Iterable[str] = 0.05) -> TokenData:
@@ -306,7 +307,7 @@ def _assign(source: Source, heldout: float | Iterable[str]) -> Iterator[tuple[st
             yield "heldout", first[cut:]
         return
     for text in itertools.chain((first, second), texts):
-        yield ("heldout" if zlib.crc32(text.encode("utf-8", "replace")) < heldout * 2**32 else "train"), text
+        yield ("heldout" if zlib.crc32(text.encode("utf-8", "surrogatepass")) < heldout * 2**32 else "train"), text
 
 
 def _encode(
@@ -334,7 +335,7 @@ def _encode(
         if not text:
             continue
         waiting[split].append(text)
-        sizes[split] += len(text.encode("utf-8", "replace"))
+        sizes[split] += len(text.encode("utf-8", "surrogatepass"))  # lone ones become U+FFFD, as long in UTF-8
         if sizes[split] >= batch_bytes:
             flush(split)
     for split in waiting:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +30,31 @@ def write(path: Path, content: str | bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def lock(path: Path, taken: str) -> IO[str]:
+    """A file that one holder at a time can have open, until it closes the file or its process ends in whatever way.
+
+    Raises:
+        ConfigError: saying ``taken``, if another one holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (the caller closes it)
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):  # a file system without locks has none
+            return open(path, "a", encoding="utf-8")
+        raise ConfigError(f"{taken}: wait for it, or stop it first") from None
+    return file
 
 
 def write_directory(path: Path, fill: Callable[[Path], None]) -> None:

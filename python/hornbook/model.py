@@ -389,8 +389,15 @@ class GPT(nn.Module):
         values = read_json(directory / "config.json")
         if (kind := values.pop("model_type", None)) != "hornbook":
             raise CheckpointError(f"{directory}: config.json is of type {kind!r}; hornbook.load reads foreign ones")
-        model = cls(config_.from_dict(GPTConfig, values, str(directory / "config.json")))
-        model.load_tensors(read_tensors(directory / "model.safetensors"), str(directory))
+        config = config_.from_dict(GPTConfig, values, str(directory / "config.json"))
+        return cls.from_tensors(config, read_tensors(directory / "model.safetensors"), str(directory))
+
+    @classmethod
+    def from_tensors(cls, config: GPTConfig, tensors: dict[str, Tensor], source: str) -> GPT:
+        """A model made of ``tensors``, by name; ``source`` is for messages. Draws nothing from PyTorch's generator."""
+        with torch.random.fork_rng(devices=[]):
+            model = cls(config)
+        model.load_tensors(tensors, source)
         return model
 
     def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:

@@ -169,6 +169,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: fl
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+    _known_reduction(reduction)
     return _run("cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction)
 
 
@@ -183,6 +184,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
+    _known_reduction(reduction)
     return _run("linear_cross_entropy", x, weight, targets, ignore_index=ignore_index, reduction=reduction)
 
 
@@ -204,3 +206,8 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return _run("swiglu", gate, up)
+
+
+def _known_reduction(name: str) -> None:
+    if name not in ("mean", "sum", "none"):
+        raise ConfigError(f"reduction is 'mean', 'sum' or 'none', not {name!r}")

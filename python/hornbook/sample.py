@@ -3,7 +3,7 @@
 What happens to the logits, in this order (`probabilities`):
 
     1. repetition penalty   tokens that occurred already become less likely
-    2. temperature          below 1 sharpens, above 1 flattens, 0 means always the likeliest
+    2. temperature          below 1 sharpens, above 1 flattens, 0 means always the likeliest (the softmax's ``scale``)
     3. top-k                only the k likeliest stay, and those as likely as the last of them
     4. top-p                only the smallest set of likeliest tokens whose probabilities sum to p stays
     5. min-p                only tokens at least min_p times as likely as the likeliest stay
@@ -97,12 +97,14 @@ def probabilities(logits: Tensor, ids: Tensor, how: Sampling) -> Tensor:
 @contextmanager
 def _evaluating(model: GPT) -> Iterator[None]:
     """Without dropout, inside; afterwards the model is in the mode it was in."""
-    was_training = model.training
+    if not model.training:
+        yield
+        return
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        model.train()
 
 
 @torch.no_grad()
@@ -126,16 +128,16 @@ def sample_ids(
     window = ids[:, -context:]
     cache = model.new_cache(len(ids), min(context, window.shape[1] + max_new_tokens))
     new = window
-    with _evaluating(model):
-        for _ in range(max_new_tokens):
-            if cache.length + new.shape[1] > context:
-                cache.truncate(0)
-                new = ids[:, -max(1, context // 2) :]
+    for _ in range(max_new_tokens):
+        if cache.length + new.shape[1] > context:
+            cache.truncate(0)
+            new = ids[:, -max(1, context // 2) :]
+        with _evaluating(model):  # a token at a time: whoever reads the stream may train in between, or never come back
             logits = model(new, cache=cache)[:, -1]  # (B, V)
-            p = probabilities(logits, ids, how)
-            token = torch.multinomial(p, 1, generator=generator) if how.temperature > 0 else p.argmax(-1, keepdim=True)
-            ids, new = torch.cat((ids, token), dim=1), token
-            yield token[:, 0]
+        p = probabilities(logits, ids, how)
+        token = torch.multinomial(p, 1, generator=generator) if how.temperature > 0 else p.argmax(-1, keepdim=True)
+        ids, new = torch.cat((ids, token), dim=1), token
+        yield token[:, 0]
 
 
 @torch.no_grad()
@@ -207,14 +209,55 @@ def stream(
     top_p: float = 1.0,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
+    num_beams: int = 1,
     stop: Sequence[str] = (),
     seed: int | None = None,
 ) -> Iterator[str]:
-    """`generate`, piece by piece as the text grows: whole characters only, and nothing of a stop string."""
+    """Continue a text, piece by piece as it grows: whole characters only, and nothing of a stop string.
+
+    Args:
+        prompt: what to continue; "" begins a new document.
+        max_new_tokens: the most tokens to write; the end-of-text token ends the text earlier.
+        temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
+        num_beams: above 1, search for the likeliest continuation instead of drawing one, and give it in one piece;
+            temperature and the filters then have no part.
+        stop: texts that end the writing; they are not part of the result.
+        seed: the same seed writes the same text.
+
+    Yields:
+        The new text only.
+    """
     how = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    _at_least("num_beams", num_beams, 1)
     _at_least("max_new_tokens", max_new_tokens, 0)
-    ids = torch.tensor([encode_prompt(model, tokenizer, prompt)])
-    return _stream(model, tokenizer, ids, how, max_new_tokens, _stop_strings(stop), seed)
+    ids, stop = encode_prompt(model, tokenizer, prompt), _stop_strings(stop)
+    if num_beams > 1:
+        return _beams(model, tokenizer, ids, how, num_beams, max_new_tokens, stop)
+    return _stream(model, tokenizer, torch.tensor([ids]), how, max_new_tokens, stop, seed)
+
+
+def generate(
+    model: GPT,
+    tokenizer: TokenizerLike,
+    prompt: str = "",
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    num_beams: int = 1,
+    stop: Sequence[str] = (),
+    seed: int | None = None,
+) -> str:
+    """What `stream` gives for the same arguments, as one text."""
+    return "".join(
+        stream(
+            model, tokenizer, prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+            min_p=min_p, repetition_penalty=repetition_penalty, num_beams=num_beams, stop=stop, seed=seed,
+        )
+    )  # fmt: skip
 
 
 def _stream(
@@ -245,49 +288,17 @@ def _stream(
         yield held[:end]
 
 
-def generate(
-    model: GPT,
-    tokenizer: TokenizerLike,
-    prompt: str = "",
-    *,
-    max_new_tokens: int = 200,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    num_beams: int = 1,
-    stop: Sequence[str] = (),
-    seed: int | None = None,
-) -> str:
-    """Continue a text.
-
-    Args:
-        prompt: what to continue; "" begins a new document.
-        max_new_tokens: the most tokens to write; the end-of-text token ends the text earlier.
-        temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
-        num_beams: above 1, search for the likeliest continuation instead of drawing one; temperature and the
-            filters then have no part.
-        stop: texts that end the writing; they are not part of the result.
-        seed: the same seed writes the same text.
-
-    Returns:
-        The new text only.
-    """
-    how = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    _at_least("num_beams", num_beams, 1)
-    _at_least("max_new_tokens", max_new_tokens, 0)
-    stop = _stop_strings(stop)
-    if num_beams > 1 and max_new_tokens:
-        ids = encode_prompt(model, tokenizer, prompt)
-        found = beam_search(
-            model, ids, num_beams=num_beams, max_new_tokens=max_new_tokens, eot_id=tokenizer.eot_id,
-            repetition_penalty=repetition_penalty,
-        )  # fmt: skip
-        text = tokenizer.decode([_known(i, tokenizer) for i in found if i != tokenizer.eot_id])
-        return text[: _first_stop(text, stop)]
-    ids = torch.tensor([encode_prompt(model, tokenizer, prompt)])
-    return "".join(_stream(model, tokenizer, ids, how, max_new_tokens, stop, seed))
+def _beams(
+    model: GPT, tokenizer: TokenizerLike, ids: list[int], how: Sampling, num_beams: int, most: int, stop: tuple[str, ...]
+) -> Iterator[str]:
+    if most == 0:
+        return
+    found = beam_search(
+        model, ids, num_beams=num_beams, max_new_tokens=most, eot_id=tokenizer.eot_id,
+        repetition_penalty=how.repetition_penalty,
+    )  # fmt: skip
+    text = tokenizer.decode([_known(i, tokenizer) for i in found if i != tokenizer.eot_id])
+    yield text[: _first_stop(text, stop)]
 
 
 def generate_many(

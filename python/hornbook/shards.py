@@ -28,11 +28,13 @@ class Split:
         parts: arrays of uint16 or uint32 (memory-mapped if they come from files); a document lies in one of them.
         starts: (documents + 1,) int64, where each document begins in the parts laid end to end, and the end.
         bytes: length of the text in UTF-8.
+        vocab_size: one more than the greatest id there can be; not checked if not given.
     """
 
     parts: list[NDArray[Any]]
     starts: NDArray[np.int64]
     bytes: int
+    vocab_size: int | None = None
 
     def __post_init__(self) -> None:
         self.bounds = np.cumsum([0] + [len(p) for p in self.parts])
@@ -57,7 +59,12 @@ class Split:
             stop = min(end, int(self.bounds[part + 1]))
             pieces.append(self.parts[part][start - self.bounds[part] : stop - self.bounds[part]])
             start, part = stop, part + 1
-        return np.concatenate(pieces).astype(np.int64) if pieces else np.zeros(0, np.int64)
+        ids = np.concatenate(pieces).astype(np.int64) if pieces else np.zeros(0, np.int64)
+        if self.vocab_size is not None and len(ids) and ids.max() >= self.vocab_size:
+            raise DataError(
+                f"a shard holds the token {ids.max()}, beyond the tokenizer's {self.vocab_size}: prepare the shards again"
+            )
+        return ids
 
 
 class Gathered:
@@ -121,7 +128,7 @@ class ShardWriter:
         self.entry["documents"] += split.documents
 
 
-def read_split(directory: Path, entry: dict[str, Any]) -> Split:
+def read_split(directory: Path, entry: dict[str, Any], vocab_size: int) -> Split:
     """The shards that a manifest's entry names, memory-mapped."""
     parts, starts, total = [], [np.zeros(1, np.int64)], 0
     for name in entry["shards"]:
@@ -132,7 +139,7 @@ def read_split(directory: Path, entry: dict[str, Any]) -> Split:
             raise DataError(f"{directory / name}.docs.npy cannot be read ({error}); prepare the shards again") from None
         starts.append(total + bounds[1:])
         total += len(parts[-1])
-    return Split(parts, np.concatenate(starts), int(entry["bytes"]))
+    return Split(parts, np.concatenate(starts), int(entry["bytes"]), vocab_size)
 
 
 def read_shard(path: Path) -> NDArray[Any]:

@@ -5,7 +5,8 @@ A run lives in a folder:
     config.toml     every setting it used
     log.jsonl       one line a step
     loss.svg        the losses, drawn
-    checkpoints/    `checkpoint` says what each one holds
+    checkpoints/    model, tokenizer, optimizers, step, data cursor, random generators, configuration: all that the
+                    next step depends on, so that a resumed run repeats an undisturbed one bit for bit
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 from torch import Tensor
@@ -191,6 +192,7 @@ class Trainer:
         config, last = self.config, {}
         self.model.train()
         with (
+            nullcontext() if self.out is None else _alone(self.out),
             _interruptible() as interrupted,
             Progress(self.config.steps, self.step, quiet=self.quiet) as progress,
         ):
@@ -307,18 +309,18 @@ class Trainer:
             raise ConfigError(f"{out} already holds a run: give --resume to go on with it, or another --out")
         if out.exists() and not out.is_dir():
             raise ConfigError(f"{out} is a file; --out must be a folder")
-        out.mkdir(parents=True, exist_ok=True)
-        path = checkpoint.latest(out) if resume else None
-        if path is not None:
-            self._check_same_run(path)
-            state = checkpoint.load(path, self.model, self.optimizers)
-            self.step, self.batches.cursor = state["step"], state["cursor"]
-            self.saved = self.step
-            log.info("resuming from %s", path)
-        elif resume:
-            log.info("no checkpoint in %s yet: beginning", out)
-        files.write(out / "config.toml", config_.to_toml({"model": self.model.config, "train": self.config}))
-        self.log = RunLog(out / "log.jsonl", self.step + 1)
+        with _alone(out):
+            path = checkpoint.latest(out) if resume else None
+            if path is not None:
+                self._check_same_run(path)
+                state = checkpoint.load(path, self.model, self.optimizers)
+                self.step, self.batches.cursor = state["step"], state["cursor"]
+                self.saved = self.step
+                log.info("resuming from %s", path)
+            elif resume:
+                log.info("no checkpoint in %s yet: beginning", out)
+            files.write(out / "config.toml", config_.to_toml({"model": self.model.config, "train": self.config}))
+            self.log = RunLog(out / "log.jsonl", self.step + 1)
 
     def _check_same_run(self, path: Path) -> None:
         state = checkpoint.read_state(path)
@@ -356,6 +358,11 @@ def seconds_per_step(model: GPT, data: TokenData, config: TrainConfig, *, second
         if now - started >= seconds / 4:
             times.append(time.perf_counter() - now)
     return sorted(times)[len(times) // 2]
+
+
+def _alone(out: Path) -> IO[str]:
+    """Nobody else writes to the run's folder while this is open."""
+    return files.lock(out / ".lock", f"another training run is writing to {out}")
 
 
 def _due(step: int, every: int) -> bool:

@@ -224,8 +224,10 @@ def test_a_step_is_adamw(data: hb.TokenData) -> None:
         adamw.step()
         adamw.zero_grad()
         assert entry["rate"] == pytest.approx(0.01 * share)
+    # AdamW divides by the gradient's size, so where that is nearly nothing, rounding moves a weight; a missing decay
+    # would move them all by 8e-5.
     for x, y in zip(mine.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
 def test_schedule() -> None:

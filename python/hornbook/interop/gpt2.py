@@ -52,9 +52,8 @@ def config(values: dict[str, Any], source: Path) -> GPTConfig:
 
 def read(directory: Path) -> GPT:
     """The model of a Hugging Face GPT-2 directory."""
-    model = GPT(config(read_json(directory / "config.json"), directory))
-    model.load_tensors(rename(huggingface.tensors(directory)), str(directory))
-    return model
+    shape = config(read_json(directory / "config.json"), directory)
+    return GPT.from_tensors(shape, rename(huggingface.tensors(directory)), str(directory))
 
 
 def rename(theirs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -57,12 +57,11 @@ def config(values: dict[str, Any], source: Path) -> GPTConfig:
 
 def read(directory: Path) -> GPT:
     """The model of a Hugging Face Llama directory."""
-    model = GPT(config(read_json(directory / "config.json"), directory))
+    shape = config(read_json(directory / "config.json"), directory)
     ours = rename(huggingface.tensors(directory))
-    if model.lm_head is None:
+    if shape.tie_embeddings:
         ours.pop("lm_head.weight", None)  # the embedding again
-    model.load_tensors(ours, str(directory))
-    return model
+    return GPT.from_tensors(shape, ours, str(directory))
 
 
 def rename(theirs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ class Tokenizer:
                 f"integer of at least {least}"
             )
         paths, texts = source_of(source)
-        core = BPE.train(texts, paths, vocab_size, pattern, specials, num_threads or os.cpu_count() or 1, progress)
+        core = BPE.train(texts, paths, vocab_size, pattern, specials, _threads(num_threads), progress)
         if core.vocab_size < vocab_size:
             log.warning("the text has no more pairs to merge: vocab_size is %d, not %d", core.vocab_size, vocab_size)
         return cls._wrap(core)
@@ -193,7 +193,7 @@ class Tokenizer:
     ) -> list[list[int]]:
         """`encode` for many texts at once, on ``num_threads`` threads (all cores if None)."""
         choices = self._choose(allowed_special, disallowed_special)
-        return self._run(self._core.encode_batch, _list(texts), *choices, num_threads or os.cpu_count() or 1)
+        return self._run(self._core.encode_batch, _list(texts), *choices, _threads(num_threads))
 
     def encode_batch_to_numpy(
         self,
@@ -213,7 +213,7 @@ class Tokenizer:
             self._core.encode_batch_array,
             _list(texts),
             *choices,
-            num_threads or os.cpu_count() or 1,
+            _threads(num_threads),
             dtype is np.uint32,
         )
         return np.frombuffer(flat, dtype), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
@@ -425,6 +425,15 @@ class Tokenizer:
 def _from_state(state: bytes) -> Tokenizer:
     """Unpickles."""
     return Tokenizer._wrap(BPE.from_state(state))
+
+
+def _threads(wanted: int | None) -> int:
+    """How many threads: all cores if None. Raises TokenizerError for a number that is none."""
+    if wanted is None:
+        return os.cpu_count() or 1
+    if not isinstance(wanted, int) or not 1 <= wanted <= 4096:
+        raise TokenizerError(f"num_threads is {wanted!r}; give a number from 1 to 4096, or None for all cores")
+    return wanted
 
 
 def _list(texts: Iterable[str]) -> list[str]:

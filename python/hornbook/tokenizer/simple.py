@@ -283,7 +283,10 @@ def load(path: str | os.PathLike[str]) -> Tokenizer | CharTokenizer | WordTokeni
         if isinstance(content, dict):
             for cls in (CharTokenizer, WordTokenizer):
                 if content.get("type") == f"hornbook.{cls.kind}":
-                    return cls(content["units"], content["special_tokens"])
+                    lists = [content.get("units"), content.get("special_tokens")]
+                    if not all(isinstance(x, list) and all(isinstance(s, str) for s in x) for x in lists):
+                        raise TokenizerError(f"{file}: units and special_tokens must be lists of strings; save it again")
+                    return cls(*lists)
     return Tokenizer.load(path)
 
 
