@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Kernels = Annotated[
     str | None, arg(metavar="WHICH", help="implementations: auto, reference, torch, fused, or OP=WHICH,...")
 ]
+Sources = Positional[Annotated[list[str], arg(metavar="SOURCE...")]]
 
 
 def demo(
@@ -57,7 +58,7 @@ def corpus_list() -> None:
         print(f"{corpus.name:12} {corpus.about} ({corpus.licence})")
 
 
-def corpus_show(name: Positional[str], count: int = 3, seed: int = 0) -> None:
+def corpus_show(name: Positional[Annotated[str, arg(metavar="CORPUS")]], count: int = 3, seed: int = 0) -> None:
     """Print the beginning of a corpus.
 
     Args:
@@ -77,7 +78,7 @@ def corpus_show(name: Positional[str], count: int = 3, seed: int = 0) -> None:
 
 
 def corpus_write(
-    name: Positional[str],
+    name: Positional[Annotated[str, arg(metavar="CORPUS")]],
     *,
     out: Path,
     size: str | None = None,
@@ -100,7 +101,7 @@ def corpus_write(
 
 
 def tokenizer_train(
-    source: Positional[list[str]],
+    source: Sources,
     *,
     out: Path,
     vocab_size: int = 8192,
@@ -120,10 +121,10 @@ def tokenizer_train(
     """
     import time
 
-    from .corpora import documents
+    from .corpora import files_or_documents
     from .tokenizer import Tokenizer
 
-    texts = documents(source[0]) if len(source) == 1 else documents([Path(s) for s in source])
+    texts = files_or_documents(_named(source))
     started = time.monotonic()
     with _spinner() as progress:
         tok = Tokenizer.train(
@@ -147,13 +148,15 @@ def tokenizer_encode(text: Positional[str] = "-", *, tokenizer: str, allow_speci
     print(*(tok.encode(text, allowed_special="all") if allow_special else tok.encode_ordinary(text)))
 
 
-def tokenizer_decode(ids: Positional[list[str]], *, tokenizer: str) -> None:
+def tokenizer_decode(ids: Positional[Annotated[list[str], arg(metavar="ID...")]], *, tokenizer: str) -> None:
     """Print the text of token ids.
 
     Args:
         ids: numbers, or - to read them from standard input.
         tokenizer: a folder, a file, or gpt2, cl100k_base, o200k_base.
     """
+    if not ids:
+        raise ConfigError("which ids? Give numbers, or - to read them from standard input")
     words = re.split(r"[\s,]+", sys.stdin.read().strip()) if ids == ["-"] else ids
     try:
         numbers = [int(word) for word in words if word]
@@ -177,7 +180,7 @@ def tokenizer_show(text: Positional[str] = "-", *, tokenizer: str) -> None:
 
 
 def prepare(
-    source: Positional[list[str]],
+    source: Sources,
     *,
     tokenizer: str,
     out: Path,
@@ -198,7 +201,7 @@ def prepare(
     from . import corpora
     from .data import prepare as prepare_
 
-    texts: Any = source[0] if len(source) == 1 else [Path(s) for s in source]
+    texts: Any = _named(source)
     kept_back: Any = heldout
     if isinstance(texts, str) and texts == "fables" and not Path(texts).exists():
         amount = corpora.CORPORA[texts].size if size is None else parse_size(size)
@@ -222,14 +225,17 @@ def train(argv: list[str]) -> None:
     import torch
 
     from .data import TokenData
-    from .model import GPT
+    from .model import GPT, GPTConfig
     from .train import Trainer
 
     options = train_options(argv)
     _use(options.kernels)
     data = TokenData(options.data)
     torch.manual_seed(options.train.seed)
-    model = GPT(replace(options.model, vocab_size=data.tokenizer.vocab_size))
+    vocab_size = data.tokenizer.vocab_size
+    if options.model.vocab_size not in (vocab_size, GPTConfig.preset(options.preset).vocab_size):
+        raise ConfigError(f"vocab_size is that of the data's tokenizer, {vocab_size}: leave out --model.vocab-size")
+    model = GPT(replace(options.model, vocab_size=vocab_size))
     trainer = Trainer(model, data, options.train, out=options.out, resume=options.resume)
     _note(f"{model.parameter_count():,} parameters, {len(data.train):,} training tokens")
     try:
@@ -336,6 +342,13 @@ def open_tokenizer(name: str) -> TokenizerLike:
     if name in ("gpt2", "cl100k_base", "o200k_base"):
         return Tokenizer.from_tiktoken(name)
     raise ConfigError(f"{name}: no such tokenizer; give a folder, a file, or gpt2, cl100k_base or o200k_base")
+
+
+def _named(source: list[str]) -> str | list[Path]:
+    """What the command line names as text: one name, or several paths."""
+    if not source:
+        raise ConfigError("which text? Give files, folders, or a corpus of `hornbook corpus list`")
+    return source[0] if len(source) == 1 else [Path(s) for s in source]
 
 
 def parse_size(text: str) -> int:

@@ -88,7 +88,16 @@ class TokenData:
             lambda split, ids, bounds, size: memory[split].add(ids, bounds, size),
         )
         self.train, self.heldout = memory["train"].split(), memory["heldout"].split()
+        self._say_if_nothing_is_held_out(heldout)
         return self
+
+    def _say_if_nothing_is_held_out(self, heldout: float | Iterable[str]) -> None:
+        if heldout and not self.heldout.documents:
+            log.warning(
+                "none of the %d documents was held out, so nothing will be measured on unseen text: "
+                "give more documents or a larger held-out share",
+                self.train.documents,
+            )
 
     @property
     def eot_id(self) -> int:
@@ -148,7 +157,9 @@ def prepare(
         files.write_json(directory / "manifest.json", manifest)
 
     files.write_directory(out, fill)
-    return TokenData(out)
+    data = TokenData(out)
+    data._say_if_nothing_is_held_out(heldout)
+    return data
 
 
 class Batches:

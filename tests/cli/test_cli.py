@@ -84,6 +84,20 @@ def test_tokenizer(made: Path, capsys, monkeypatch) -> None:
     assert "home" in capsys.readouterr().out.replace("|", "")
 
 
+def test_a_tokenizer_reads_files_by_windows_and_corpora_by_documents(made: Path, tmp_path: Path) -> None:
+    from hornbook.corpora import documents, files_or_documents
+
+    plain = tmp_path / "plain.txt"
+    plain.write_text("a whole file\n\nis one text\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.md").write_text("another")
+    assert files_or_documents([plain, tmp_path / "more"]) == [plain, tmp_path / "more" / "b.md"]
+    marked = files_or_documents(str(made / "fables.txt"))
+    assert list(marked) == list(documents(made / "fables.txt"))
+    assert run("tokenizer", "train", plain, "--vocab-size", 270, "--out", tmp_path / "tok") == 0
+    assert hb.Tokenizer.load(tmp_path / "tok") == hb.Tokenizer.train([plain.read_text()], vocab_size=270)
+
+
 def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
     assert run("prepare", "fables", "--size", "50KB", "--tokenizer", made / "tok", "--out", tmp_path / "s") == 0
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
@@ -102,6 +116,11 @@ def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
         (["tokenizer", "train", "missing.txt", "--out", "t"], 1, "missing.txt: no such file"),
         (["tokenizer", "encode", "x", "--tokenizer", "nowhere"], 1, "nowhere: no such tokenizer"),
         (["tokenizer", "decode", "1", "99999", "--tokenizer", "{made}/tok"], 1, "99999"),
+        (["tokenizer", "train", "--out", "t"], 1, "which text?"),
+        (["tokenizer", "train", "{latin}", "--out", "t"], 1, "not UTF-8"),
+        (["tokenizer", "train", "{latin}", "--out", "t", "--threads", "-1"], 1, "num_threads"),
+        (["tokenizer", "decode", "--tokenizer", "{made}/tok"], 1, "which ids?"),
+        (["prepare", "--tokenizer", "{made}/tok", "--out", "s"], 1, "which text?"),
         (["tokenizer", "decode", "one", "--tokenizer", "{made}/tok"], 1, "whole numbers"),
         (["prepare", "missing.txt", "--tokenizer", "{made}/tok", "--out", "s"], 1, "missing.txt: no such file"),
         (["prepare", "{empty}", "--tokenizer", "{made}/tok", "--out", "s"], 1, "empty"),
@@ -111,6 +130,7 @@ def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
         (["train", "--data", "{made}/shards", "--out", "r", "--steps", "0"], 2, "at least 1"),
         (["train", "--data", "{made}/shards", "--out", "r", "--model.n-head", "3"], 2, "multiple of n_head"),
         (["train", "--data", "{made}/shards", "--out", "r", "--stesp", "5"], 2, "--steps"),
+        (["train", "--data", "{made}/shards", "--out", "r", "--model.vocab-size", "9"], 1, "the data's tokenizer, 400"),
         (["train", "--data", "{made}/shards", "--out", "r", "--kernels", "fast"], 1, "no implementation 'fast'"),
         (["sample", "nowhere"], 1, "nowhere: no such folder"),
         (["sample", "{made}/tok"], 1, "no config.json"),

@@ -90,6 +90,24 @@ def test_broken_shards_are_refused(tok: hb.Tokenizer, tmp_path: Path, damage: st
     assert "\n" not in str(caught.value)
 
 
+def test_an_id_beyond_the_vocabulary_is_refused_when_it_is_read(tok: hb.Tokenizer, tmp_path: Path) -> None:
+    prepare(TEXTS, tok, tmp_path / "s", heldout=0.1)
+    shard = tmp_path / "s" / "train-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-2] + b"\xff\xff")
+    train = hb.TokenData(tmp_path / "s").train
+    assert len(train.read(0, 10)) == 10
+    with pytest.raises(DataError, match=f"the token 65535, beyond the tokenizer's {tok.vocab_size}: prepare"):
+        train.read(len(train) - 3, 3)
+
+
+def test_that_nothing_was_held_out_is_said(tok: hb.Tokenizer, tmp_path: Path, caplog) -> None:
+    prepare(["one", "two", "three"], tok, tmp_path / "s", heldout=1e-9)
+    assert "none of the 3 documents was held out" in caplog.text
+    caplog.clear()
+    hb.TokenData.from_text(["one", "two", "three"], tok, heldout=0)
+    assert not caplog.text
+
+
 def test_prepare_replaces_shards_but_nothing_else(tok: hb.Tokenizer, tmp_path: Path) -> None:
     prepare(TEXTS[:30], tok, tmp_path / "s")
     assert prepare(TEXTS, tok, tmp_path / "s", heldout=0).train.documents == len(TEXTS)

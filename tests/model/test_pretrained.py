@@ -40,6 +40,13 @@ def test_a_directory_is_overwritten(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_loading_draws_nothing(folder: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    hb.load(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_weights_of_another_type_become_fp32(folder: Path) -> None:
     tensors = read_tensors(folder / "model.safetensors")
     write_tensors(folder / "model.safetensors", {k: v.bfloat16() for k, v in tensors.items()})

@@ -257,8 +257,7 @@ def test_a_stream_writes_as_it_goes_and_can_be_left(tok: hb.Tokenizer) -> None:
     stream = hb.stream(model, tok, "a", seed=1, max_new_tokens=10**9)
     assert [next(stream) for _ in range(3)]
     assert torch.is_grad_enabled()
-    stream.close()  # type: ignore[attr-defined]
-    assert model.training
+    assert model.training, "between two pieces the model is its owner's"
 
 
 # Several at once, beams, and calls that make no sense
@@ -372,7 +371,8 @@ def test_writing_leaves_the_model_as_it_was(tok: hb.Tokenizer, mode: bool) -> No
     model = tiny(context=32).train(mode)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     hb.generate(model, tok, "a", max_new_tokens=4)
-    hb.generate(model, tok, "a", max_new_tokens=4, num_beams=2)
+    found = hb.generate(model, tok, "a", max_new_tokens=4, num_beams=2)
+    assert "".join(hb.stream(model, tok, "a", max_new_tokens=4, num_beams=2)) == found
     hb.generate(model, tok, "a", max_new_tokens=40, stop="ab")
     assert model.training == mode
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -131,6 +131,21 @@ def test_all_share_the_interface(tok, tmp_path):
     assert str(tok.vocab_size) in repr(tok)
 
 
+@pytest.mark.parametrize("content", ['{"type": "hornbook.char"}', '{"type": "hornbook.word", "units": [1]}'])
+def test_broken_files_of_the_simple_ones(content, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerError, match="must be lists of strings"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 2.5, 10**6])
+def test_counts_of_threads_that_make_no_sense(threads):
+    with pytest.raises(TokenizerError, match="num_threads"):
+        Tokenizer.train(["text"], 270, num_threads=threads)
+    with pytest.raises(TokenizerError, match="num_threads"):
+        Tokenizer.train(["text"], 270).encode_batch(["text"], num_threads=threads)
+
+
 def test_characters():
     tok = CharTokenizer.train(["hello"])
     assert tok.encode("hello") == [1, 0, 2, 2, 3]

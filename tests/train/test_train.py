@@ -10,6 +10,7 @@ import shutil
 import signal
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import hornbook as hb
 import pytest
@@ -327,6 +328,33 @@ def test_a_loss_that_is_no_number_ends_the_run(data: hb.TokenData, tmp_path: Pat
     with pytest.raises(HornbookError, match="learning_rate"):
         trainer.fit()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_one_process_a_run(data: hb.TokenData, tmp_path: Path) -> None:
+    """While a run is training, nobody else may open its folder or train in it."""
+    run = tmp_path / "run"
+    first = Trainer(new_model(), data, TINY, out=run, quiet=True)
+    second = Trainer(new_model(), data, TINY, out=run, resume=True, quiet=True)
+    step = first._one_step
+
+    def intrude() -> dict[str, Any]:
+        with pytest.raises(ConfigError, match="another training run is writing to"):
+            Trainer(new_model(), data, TINY, out=run, resume=True, quiet=True)
+        with pytest.raises(ConfigError, match="another training run is writing to"):
+            second.fit()
+        return step()
+
+    first._one_step = intrude
+    first.fit()
+    Trainer(new_model(), data, TINY, out=run, resume=True, quiet=True).fit()
+
+
+def test_checkpoints_beyond_a_million_steps(data: hb.TokenData, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, steps=1_000_001, keep=2)
+    trainer = Trainer(new_model(), data, config, out=tmp_path, quiet=True)
+    for trainer.step in (999_998, 999_999, 1_000_000):
+        trainer.save()
+    assert {p.name for p in (tmp_path / "checkpoints").glob("step-*")} == {"step-999999", "step-1000000"}
 
 
 def test_old_checkpoints_go(data: hb.TokenData, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import DataError, nearest
 from . import fables
+from .text_files import holds, listed
 from .text_files import read as read_files
 
 DOCUMENT_END = "<|endoftext|>"
@@ -62,6 +63,17 @@ def documents(source: str | Path | Iterable[str] | Iterable[Path]) -> Iterator[s
     return _mixed(source)
 
 
+def files_or_documents(source: str | list[Path]) -> Iterable[str] | list[Path]:
+    """What to train a tokenizer on. Files come as paths, which it reads a window at a time, however long they are;
+    but where a file holds ``<|endoftext|>``, and for a corpus's name, it is documents."""
+    paths = [source] if isinstance(source, str) else source
+    if all(_exists(Path(p)) for p in paths):
+        found = list(listed(map(Path, paths)))
+        if not any(holds(p, DOCUMENT_END) for p in found):
+            return found
+    return documents(source)
+
+
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
@@ -107,4 +119,4 @@ def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split
     return len(text.encode())
 
 
-__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "write"]
+__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "files_or_documents", "write"]

@@ -16,14 +16,31 @@ def read(paths: Iterable[Path], document_end: str) -> Iterator[str]:
     Args:
         paths: files, read strictly as UTF-8, or folders, of which every .txt and .md below is read in order of name.
     """
+    for path in listed(paths):
+        yield from _one_file(path, document_end)
+
+
+def listed(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are, and in place of a folder its files."""
     for path in paths:
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
             if not found:
                 raise DataError(f"{path}: no {' or '.join(sorted(SUFFIXES))} files in this folder")
-            yield from read(found, document_end)
+            yield from found
         else:
-            yield from _one_file(path, document_end)
+            yield path
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether ``text`` occurs in a file."""
+    wanted, block = text.encode(), b""
+    with open(path, "rb") as file:
+        while more := file.read(1 << 20):
+            block = block[-len(wanted) :] + more
+            if wanted in block:
+                return True
+    return False
 
 
 def _one_file(path: Path, document_end: str) -> Iterator[str]:
