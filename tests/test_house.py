@@ -21,7 +21,7 @@ PACKAGE = ROOT / "python" / "hornbook"
 
 # A room imports only from rooms to its left and from the lines above it. `benchmarks` comes after what it measures.
 ORDER = """
-    errors config files device plots _core kernels reference native
+    errors config files device plots _core kernels reference native composed
     ops
     tokenizer
     corpora
@@ -39,7 +39,7 @@ ORDER = """
     commands cli __main__
 """
 ROOMS = ORDER.split()
-SEES_KERNELS = {"kernels", "ops", "benchmarks", "lessons", "course", "doctor"}  # the others call ops
+SEES_KERNELS = {"kernels", "composed", "ops", "benchmarks", "lessons", "course", "doctor"}  # the others call ops
 LONGEST = 450
 
 Module = tuple[str, ...]  # ("corpora", "fables", "plot"); the package itself is ()

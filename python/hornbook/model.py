@@ -277,6 +277,7 @@ class GPT(nn.Module):
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
         self.reset_parameters()
+        ops.decide()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

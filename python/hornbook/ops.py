@@ -1,21 +1,26 @@
 """The one place where an implementation is chosen.
 
-`model.py` calls the functions at the end of this file. Each runs in one of three ways:
+`model.py` calls the functions at the end of this file. Each runs in one of these ways:
 
     reference   naive PyTorch, the specification (`reference/`)
     torch       the best that PyTorch itself offers (`native.py`)
     fused       our Triton kernel (`kernels/`), for the operations that have one
+    composed    attention only: matmul, our softmax kernel, matmul (`composed.py`)
 
 and ``auto`` means fused on CUDA, torch elsewhere. Choose for all operations or for single ones, with
 `use_kernels`, with ``--kernels``, or with the environment:
 
     HORNBOOK_KERNELS=reference
-    HORNBOOK_KERNELS=torch,attention=reference
+    HORNBOOK_KERNELS=fused,attention=composed
+
+A call that a kernel does not take (its ``refusal`` says why) runs torch under ``auto``, and is an error where fused or
+composed was asked for.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -23,6 +28,7 @@ from functools import cache
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import native
@@ -40,8 +46,10 @@ OPERATIONS = (
     "softmax",
     "swiglu",
 )
-IMPLEMENTATIONS = ("auto", "reference", "torch", "fused")
-KERNELS: frozenset[str] = frozenset()  # the operations that have a file in kernels/
+IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
+KERNELS = frozenset({"attention", "layer_norm", "softmax"})  # the operations that have a file in kernels/
+COMPOSED = frozenset({"attention"})
+LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 
 log = logging.getLogger("hornbook")
 
@@ -53,11 +61,13 @@ class use_kernels:  # noqa: N801 (used like a function)
     ...     loss = model(ids, targets)
 
     Args:
-        everything: "auto", "reference", "torch" or "fused" for every operation; unchanged if not given.
+        everything: "auto", "reference", "torch" or "fused" for every operation; unchanged if not given. "fused" is
+            for the operations that have a kernel; the others then run torch.
         **single: an operation's name = its implementation; these win over ``everything``.
 
     Raises:
-        ConfigError: for an unknown name, and for "fused" asked by name of an operation without a kernel.
+        ConfigError: for an unknown name, for "fused" asked by name of an operation without a kernel, and where this
+            machine cannot run kernels at all.
     """
 
     def __init__(self, everything: str | None = None, /, **single: str) -> None:
@@ -70,6 +80,7 @@ class use_kernels:  # noqa: N801 (used like a function)
         if self._reset:
             _chosen().clear()
         _chosen().update(self._choice)
+        decide()
 
     def __enter__(self) -> None:
         self._apply()  # again, for an object that is entered more than once
@@ -79,6 +90,7 @@ class use_kernels:  # noqa: N801 (used like a function)
     ) -> None:
         _chosen().clear()
         _chosen().update(self._before)
+        decide()
 
 
 def kernels_in_use() -> dict[str, str]:
@@ -123,16 +135,59 @@ def _check(choice: dict[str, str]) -> dict[str, str]:
             )
         if op and implementation == "fused" and op not in KERNELS:
             raise ConfigError(f"{op} has no kernel yet: choose 'torch' or 'reference' for it")
+        if implementation == "composed" and op not in COMPOSED:
+            raise ConfigError("composed is a way to compute attention only: attention=composed")
+    if {"fused", "composed"} & set(choice.values()):
+        _make_kernels_run()
     return choice
 
 
+def _make_kernels_run() -> None:
+    """Prepare this machine for kernels that were asked for by name."""
+    if (problem := kernels_problem()) is not None:
+        raise ConfigError(f"kernels cannot run here: {problem}; choose 'torch', 'reference' or 'auto'")
+    if not torch.cuda.is_available():
+        interpreter = importlib.import_module(".kernels.interpreter", __package__)
+        try:
+            interpreter.switch_on()
+        except RuntimeError as error:
+            raise ConfigError(str(error)) from None
+        _say_once(
+            "kernels: no CUDA GPU, so they run in Triton's interpreter: the same results, thousands of times slower"
+        )
+
+
+@cache
+def kernels_problem() -> str | None:
+    """Why no kernel can run on this machine, not even in the interpreter; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (it exists for Linux; PyTorch's small CPU build comes without)"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_GPU:
+        have = ".".join(map(str, torch.cuda.get_device_capability()))
+        return f"{torch.cuda.get_device_name()} has compute capability {have}, and kernels need 8.0 (Ampere) or newer"
+    return None
+
+
 def _implementation(op: str) -> str:
+    """Which implementation was chosen for ``op``; auto is decided."""
     chosen = _chosen()
     wanted = chosen.get(op, chosen.get("", "auto"))
-    if wanted == "fused" and op not in KERNELS:
-        _say_once(f"kernels: {op} has no kernel, so it runs torch")
-        return "torch"
-    return "torch" if wanted == "auto" else wanted
+    if wanted == "auto":
+        return "fused" if op in KERNELS and torch.cuda.is_available() and kernels_problem() is None else "torch"
+    return "torch" if wanted == "fused" and op not in KERNELS else wanted
+
+
+def reason(op: str) -> str:
+    """Why ``op`` runs what it runs, in a few words."""
+    chosen = _chosen()
+    wanted = chosen.get(op, chosen.get("", "auto"))
+    if wanted != "auto":
+        return "asked for fused, but has no kernel" if wanted == "fused" and op not in KERNELS else "asked for"
+    if op not in KERNELS:
+        return "auto: has no kernel"
+    if not torch.cuda.is_available():
+        return "auto: no CUDA GPU"
+    return f"auto: {kernels_problem() or 'CUDA GPU'}"
 
 
 @cache
@@ -141,24 +196,62 @@ def _say_once(message: str) -> None:
 
 
 def _summary() -> str:
-    """The choice in force, in one line: what most operations run, what others do, and why."""
-    in_use = kernels_in_use()
-    usual = max(IMPLEMENTATIONS, key=list(in_use.values()).count)
-    others = "".join(f", {op}={which}" for op, which in in_use.items() if which != usual)
+    """The choice in force, in one line: which operations run what, and why."""
+    groups: dict[str, list[str]] = {}
+    for op, which in kernels_in_use().items():
+        groups.setdefault(which, []).append(op)
+    usual = max(groups, key=lambda which: len(groups[which]))
+    others = "; ".join(f"{which}: {', '.join(ops)}" for which, ops in groups.items() if which != usual)
     asked = ",".join(f"{op}={which}" if op else which for op, which in _chosen().items()) or "auto"
-    return f"kernels: {usual}{others} (asked for: {asked}; there are no fused kernels in this version)"
+    why = "" if torch.cuda.is_available() or "auto" not in asked else ", which is torch without a CUDA GPU"
+    return f"kernels: {usual}{f' ({others})' if others else ''}; asked for: {asked}{why}"
 
 
 @cache
-def _function(op: str, implementation: str) -> Callable[..., Any]:
+def _module(op: str, implementation: str) -> Any:
+    """Where an implementation of ``op`` is; it has a function of that name."""
+    match implementation:
+        case "torch":
+            return native
+        case "fused":
+            return importlib.import_module(f".kernels.{op}", __package__)
+        case "composed":
+            return importlib.import_module(".composed", __package__)
+        case _:
+            return importlib.import_module(f".reference.{op}", __package__)
+
+
+# What runs each operation: the function, the kernel's ``refusal`` if it is a kernel, and whether that was our decision
+# (auto). In a plain dictionary, as torch.compile can look into that, but not into imports and logging.
+_decided: dict[str, tuple[Callable[..., Any], Callable[..., str | None] | None, bool]] = {}
+
+
+def decide() -> None:
+    """Find the functions of the choice in force, and say what was chosen. `_run` does it when it is first needed; a
+    model does it when it is made, as that is before it can be compiled."""
     _say_once(_summary())
-    if implementation == "torch":
-        return getattr(native, op)
-    return getattr(importlib.import_module(f".{implementation}.{op}", __package__), op)
+    chosen = _chosen()
+    for op in OPERATIONS:
+        implementation = _implementation(op)
+        module = _module(op, implementation)
+        refusal = module.refusal if implementation in ("fused", "composed") else None
+        _decided[op] = getattr(module, op), refusal, chosen.get(op, chosen.get("", "auto")) == "auto"
 
 
 def _run(op: str, *args: Any, **options: Any) -> Any:
-    return _function(op, _implementation(op))(*args, **options)
+    if not _decided:
+        decide()
+    function, refusal, is_auto = _decided[op]
+    if refusal is None or (is_auto and not args[0].is_cuda):  # the latter: in the CPU's memory, beside a GPU
+        return (function if refusal is None else getattr(native, op))(*args, **options)
+    why = refusal(*args, **options)
+    if why is None:
+        return function(*args, **options)
+    if not is_auto:
+        raise ConfigError(f"{op}: {why}; choose {op}=torch for such calls, or auto")
+    if not torch.compiler.is_compiling():
+        _say_once(f"kernels: a call of {op} runs torch: {why}")
+    return getattr(native, op)(*args, **options)
 
 
 # The operations. `reference/` says what each one means and which shapes it takes.

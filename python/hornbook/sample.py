@@ -289,12 +289,18 @@ def _stream(
 
 
 def _beams(
-    model: GPT, tokenizer: TokenizerLike, ids: list[int], how: Sampling, num_beams: int, most: int, stop: tuple[str, ...]
+    model: GPT,
+    tokenizer: TokenizerLike,
+    ids: list[int],
+    how: Sampling,
+    num_beams: int,
+    max_new_tokens: int,
+    stop: tuple[str, ...],
 ) -> Iterator[str]:
-    if most == 0:
+    if max_new_tokens == 0:
         return
     found = beam_search(
-        model, ids, num_beams=num_beams, max_new_tokens=most, eot_id=tokenizer.eot_id,
+        model, ids, num_beams=num_beams, max_new_tokens=max_new_tokens, eot_id=tokenizer.eot_id,
         repetition_penalty=how.repetition_penalty,
     )  # fmt: skip
     text = tokenizer.decode([_known(i, tokenizer) for i in found if i != tokenizer.eot_id])

@@ -62,7 +62,7 @@ class Split:
         ids = np.concatenate(pieces).astype(np.int64) if pieces else np.zeros(0, np.int64)
         if self.vocab_size is not None and len(ids) and ids.max() >= self.vocab_size:
             raise DataError(
-                f"a shard holds the token {ids.max()}, beyond the tokenizer's {self.vocab_size}: prepare the shards again"
+                f"a shard holds the token {ids.max()}, beyond the tokenizer's {self.vocab_size}: prepare them again"
             )
         return ids
 

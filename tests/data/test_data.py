@@ -96,7 +96,7 @@ def test_an_id_beyond_the_vocabulary_is_refused_when_it_is_read(tok: hb.Tokenize
     shard.write_bytes(shard.read_bytes()[:-2] + b"\xff\xff")
     train = hb.TokenData(tmp_path / "s").train
     assert len(train.read(0, 10)) == 10
-    with pytest.raises(DataError, match=f"the token 65535, beyond the tokenizer's {tok.vocab_size}: prepare"):
+    with pytest.raises(DataError, match=f"the token 65535, beyond the tokenizer's {tok.vocab_size}: prepare them"):
         train.read(len(train) - 3, 3)
 
 

@@ -6,7 +6,9 @@ import importlib
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import hornbook as hb
 import pytest
@@ -14,6 +16,8 @@ import torch
 from hornbook import native, ops
 from hornbook.errors import ConfigError
 from hornbook.ops import kernels_in_use, parse, use, use_kernels
+
+interpreted = pytest.mark.skipif(not os.environ.get("TRITON_INTERPRET"), reason="kernels run on the GPU here")
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +37,109 @@ def test_public_names() -> None:
 
 def test_every_operation_has_both() -> None:
     for op in ops.OPERATIONS:
-        reference = getattr(importlib.import_module(f"hornbook.reference.{op}"), op)
-        assert ops._function(op, "reference") is reference
-        assert ops._function(op, "torch") is getattr(native, op)
+        with use_kernels("reference"):
+            assert ops._decided[op][0] is getattr(importlib.import_module(f"hornbook.reference.{op}"), op)
+        with use_kernels("torch"):
+            assert ops._decided[op][0] is getattr(native, op)
+
+
+@interpreted
+def test_kernels_are_what_is_called() -> None:
+    from hornbook.kernels import library
+
+    q = torch.randn(1, 4, 2, 16)
+    for choice, op, call, kernel in (
+        ("attention", "fused", lambda: ops.attention(q, q, q), "attention_forward"),
+        ("attention", "composed", lambda: ops.attention(q, q, q), "softmax_rows"),
+        ("softmax", "fused", lambda: ops.softmax(q), "softmax_rows"),
+        ("layer_norm", "fused", lambda: ops.layer_norm(q), "layer_norm_rows"),
+    ):
+        before = library.launches[kernel]
+        with use_kernels("reference", **{choice: op}):
+            got = call()
+        assert library.launches[kernel] == before + 1
+        with use_kernels("reference"):
+            torch.testing.assert_close(got, call())
+
+
+def test_every_file_of_kernels_is_known() -> None:
+    import hornbook.kernels
+
+    files = {path.stem for folder in hornbook.kernels.__path__ for path in Path(folder).glob("*.py")}
+    assert files - {"__init__", "interpreter", "library"} == ops.KERNELS
+    assert set(ops.OPERATIONS) >= ops.KERNELS
+
+
+@interpreted
+def test_a_call_outside_the_contract(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a kernel was asked for it is an error that gives the reason; auto falls back, and says so once."""
+    q = torch.randn(1, 4, 2, 12)
+    for which in ("fused", "composed"):
+        with use_kernels(attention=which), pytest.raises(ConfigError, match="fp32, fp16 and bf16, not float64"):
+            ops.attention(q.double().repeat(1, 1, 1, 2), q.double().repeat(1, 1, 1, 2), q.double().repeat(1, 1, 1, 2))
+    with use_kernels("fused"), pytest.raises(ConfigError, match=r"head_dim is 12; .* choose attention=torch"):
+        ops.attention(q, q, q)
+    with use_kernels("fused"):
+        function, refusal, _ = ops._decided["attention"]
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    monkeypatch.setitem(ops._decided, "attention", (function, refusal, True))
+    ops._say_once.cache_clear()
+    with caplog.at_level("INFO", "hornbook"):
+        for _ in range(3):
+            got = ops.attention(q.as_subclass(OnCuda), q, q)
+    assert torch.equal(got.as_subclass(torch.Tensor), native.attention(q, q, q))
+    assert [r.getMessage() for r in caplog.records if "head_dim is 12" in r.getMessage()] == [
+        "kernels: a call of attention runs torch: head_dim is 12; the kernel takes 16 to 256, in steps of 8"
+    ]
+
+
+def test_auto_leaves_what_is_on_the_cpu_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kernel(*args: object, **options: object) -> None:
+        raise AssertionError("a kernel was called for a tensor in the CPU's memory")
+
+    monkeypatch.setitem(ops._decided, "softmax", (kernel, lambda *a, **o: None, True))
+    assert torch.equal(ops.softmax(torch.zeros(1, 4)), torch.full((1, 4), 0.25))
+
+
+@interpreted
+@pytest.mark.parametrize("choice", ["torch", "reference", "fused", "attention=composed"])
+def test_a_model_compiles_as_a_whole(choice: str) -> None:
+    torch.manual_seed(0)
+    model = hb.GPT(hb.GPTConfig(vocab_size=64, context_length=16, n_layer=1, n_head=2, d_model=32))
+    ids = torch.randint(64, (2, 16))
+    use(choice)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled(ids, ids).backward()
+    mine = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model(ids, ids).backward()
+    for a, p in zip(mine, model.parameters(), strict=True):
+        torch.testing.assert_close(a, p.grad)
+
+
+def test_machines_without_triton_or_with_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find(name))
+    ops.kernels_problem.cache_clear()
+    with pytest.raises(ConfigError, match="triton is not installed"):
+        use_kernels("fused")
+    use_kernels("auto")  # this is no error
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old GPU")
+    ops.kernels_problem.cache_clear()
+    with pytest.raises(ConfigError, match=r"an old GPU has compute capability 7.5, and kernels need 8.0"):
+        use_kernels(softmax="fused")
+    use_kernels("auto")
+    assert kernels_in_use() == everywhere("torch")
+    assert "compute capability 7.5" in ops.reason("softmax")
+    monkeypatch.undo()
+    ops.kernels_problem.cache_clear()
 
 
 def test_auto_runs_torch_here() -> None:
@@ -78,9 +182,9 @@ def test_the_choice_decides_who_computes(monkeypatch: pytest.MonkeyPatch) -> Non
     called = []
 
     def spy(op: str, implementation: str) -> object:
-        return lambda *a, **o: called.append((op, implementation))
+        return types.SimpleNamespace(**{op: lambda *a, **o: called.append((op, implementation))})
 
-    monkeypatch.setattr(ops, "_function", spy)
+    monkeypatch.setattr(ops, "_module", spy)
     with use_kernels("reference", gelu="torch"):
         ops.gelu(torch.ones(1))
         ops.relu2(torch.ones(1))
@@ -94,8 +198,10 @@ def test_the_choice_decides_who_computes(monkeypatch: pytest.MonkeyPatch) -> Non
         (lambda: use_kernels("torhc"), r"no implementation 'torhc'; did you mean 'torch'\?"),
         (lambda: use_kernels(attention="referense"), r"no implementation 'referense'; did you mean 'reference'\?"),
         (lambda: use_kernels(atention="torch"), r"no operation 'atention'; did you mean 'attention'\?"),
-        (lambda: use_kernels("zzz"), "no implementation 'zzz'; known: auto, fused, reference, torch"),
+        (lambda: use_kernels("zzz"), "no implementation 'zzz'; known: auto, composed, fused, reference, torch"),
         (lambda: use("reference,softmaxx=torch"), r"no operation 'softmaxx'; did you mean 'softmax'\?"),
+        (lambda: use_kernels("composed"), "composed is a way to compute attention only"),
+        (lambda: use_kernels(softmax="composed"), "composed is a way to compute attention only"),
         (lambda: parse("torch=attention"), "no operation 'torch'"),
         (lambda: parse("attention="), "no implementation ''"),
         (lambda: parse("attention:torch"), "no implementation 'attention:torch'"),
@@ -108,15 +214,17 @@ def test_unknown_names(call, message: str) -> None:
     assert kernels_in_use() == everywhere("reference", gelu="torch")
 
 
-def test_fused_where_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(ops, "KERNELS", frozenset({"softmax"}))
+@interpreted
+def test_fused_where_there_is_no_kernel(caplog: pytest.LogCaptureFixture) -> None:
     ops._say_once.cache_clear()
+    fused = dict.fromkeys(ops.KERNELS, "fused")
     with caplog.at_level("INFO", "hornbook"), use_kernels("fused"):
-        assert kernels_in_use() == everywhere("torch", softmax="fused")
-        kernels_in_use()
-    lines = [r.getMessage() for r in caplog.records]
-    assert len(lines) == len(set(lines)) == len(ops.OPERATIONS) - 1
-    assert "gelu has no kernel" in " ".join(lines)
+        assert kernels_in_use() == everywhere("torch", **fused)
+        ops.gelu(torch.ones(1))
+        ops.decide()
+        lines = [r.getMessage() for r in caplog.records]
+    assert lines.count("kernels: torch (fused: attention, layer_norm, softmax); asked for: fused") == 1
+    assert sum("interpreter" in line for line in lines) == 1
     with pytest.raises(ConfigError, match="gelu has no kernel"):
         use_kernels(gelu="fused")
     use_kernels(softmax="fused")  # it has one

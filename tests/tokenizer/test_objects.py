@@ -134,7 +134,7 @@ def test_all_share_the_interface(tok, tmp_path):
 @pytest.mark.parametrize("content", ['{"type": "hornbook.char"}', '{"type": "hornbook.word", "units": [1]}'])
 def test_broken_files_of_the_simple_ones(content, tmp_path):
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(TokenizerError, match="must be lists of strings"):
+    with pytest.raises(TokenizerError, match="must be a list of strings"):
         load(tmp_path)
 
 

@@ -218,7 +218,8 @@ def assert_others_run(work):
 )
 def test_ctrl_c_interrupts(work):
     code = (
-        "import random, hornbook as hb\n"
+        "import random, signal, hornbook as hb\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores Ctrl-C
         "text = ''.join('word%d and ' % i for i in range(100_000))\n"
         "tok = hb.Tokenizer.train([text], 1000)\n"
         "print('ready', flush=True)\n"

@@ -16,19 +16,27 @@ from hornbook.data import prepare
 
 KILLS = 20
 STEPS = 300
+EVERY = 2  # steps from one checkpoint to the next
 
 
 def command(data: Path, out: Path) -> list[str]:
     options = {
         "--data": data, "--out": out, "--steps": STEPS, "--batch-size": 2, "--copy-steps": 40, "--copy-length": 16,
-        "--eval-every": 25, "--checkpoint-every": 2, "--model.n-layer": 1, "--model.d-model": 64, "--model.n-head": 2,
-        "--model.context-length": 64, "--model.dropout": 0.1,
+        "--eval-every": 25, "--checkpoint-every": EVERY, "--model.n-layer": 1, "--model.d-model": 64,
+        "--model.n-head": 2, "--model.context-length": 64, "--model.dropout": 0.1,
     }  # fmt: skip
     return [sys.executable, "-m", "hornbook", "train", "--resume", *(str(x) for pair in options.items() for x in pair)]
 
 
 def losses(out: Path) -> dict[int, float]:
     return {e["step"]: e["loss"] for e in map(json.loads, (out / "log.jsonl").read_text().splitlines())}
+
+
+def last_step(out: Path) -> int:
+    """The last step that the log has whole."""
+    log = out / "log.jsonl"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 @pytest.mark.slow
@@ -47,12 +55,10 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
     reached, while_saving = [], 0
     for _ in range(KILLS):
         process = subprocess.Popen(command(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Wait until this process has done a step of its own, then a random while.
-        before = (out / "log.jsonl").stat().st_mtime_ns if (out / "log.jsonl").exists() else 0
+        # Wait until this process has come to a save of its own, however slow the machine, then a random while.
+        begin = int(reached[-1].removeprefix("step-")) if reached and reached[-1] != "none" else 0
         started = time.monotonic()
-        while process.poll() is None and time.monotonic() - started < 120:
-            if (out / "log.jsonl").exists() and (out / "log.jsonl").stat().st_mtime_ns != before:
-                break
+        while process.poll() is None and time.monotonic() - started < 120 and last_step(out) < begin + EVERY:
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.4))
         process.send_signal(signal.SIGKILL)

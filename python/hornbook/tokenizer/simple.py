@@ -283,11 +283,15 @@ def load(path: str | os.PathLike[str]) -> Tokenizer | CharTokenizer | WordTokeni
         if isinstance(content, dict):
             for cls in (CharTokenizer, WordTokenizer):
                 if content.get("type") == f"hornbook.{cls.kind}":
-                    lists = [content.get("units"), content.get("special_tokens")]
-                    if not all(isinstance(x, list) and all(isinstance(s, str) for s in x) for x in lists):
-                        raise TokenizerError(f"{file}: units and special_tokens must be lists of strings; save it again")
-                    return cls(*lists)
+                    return cls(_strings(content, "units", file), _strings(content, "special_tokens", file))
     return Tokenizer.load(path)
+
+
+def _strings(content: dict[str, Any], key: str, file: Path) -> list[str]:
+    found = content.get(key)
+    if not isinstance(found, list) or not all(isinstance(s, str) for s in found):
+        raise TokenizerError(f"{file}: {key} must be a list of strings; save the tokenizer again")
+    return found
 
 
 def _finder(tokens: Collection[str]) -> re.Pattern[str]:

@@ -1,0 +1,261 @@
+"""Every kernel compiled for GPUs that are not here, and what the compiler made of it.
+
+    python -m hornbook.benchmarks.aot --only attention --out table.md
+
+Triton compiles for any CUDA GPU on any Linux machine, and ships the tools that look into the result. So for each kernel,
+shape class, number format and GPU family: registers, shared memory, spills (numbers that found no register and go to
+memory and back), tensor-core instructions, and whether global memory is read 16 bytes at a time.
+
+What is compiled is what is launched: the public functions are called on small tensors while `library.recording` writes
+their launches down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import interpreter
+
+# Compute capability → shared memory that one program can have, in bytes. 89 stands for the class of 99 KB (86, 89, 120).
+TARGETS = {80: 166_912, 89: 101_376, 90: 232_448}
+FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+HEAD_DIMS = (16, 32, 64, 80, 128, 256)  # one of each class of the launch table, and one that is no power of two
+COLUMNS = ["kernel", "shape", "dtype", "target", "registers", "shared", "spills", "tensor_core", "wide_loads", "loads"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A call whose launches are compiled."""
+
+    operation: str
+    shape: str
+    dtype: str
+    call: Callable[[], Any]
+
+
+def examples() -> Iterator[Example]:
+    """One call, forward and backward, of every shape class of every kernel."""
+    from ..kernels import attention, layer_norm, softmax
+
+    def empty(*shape: int, dtype: str, format: str = "") -> Tensor:
+        return torch.empty(shape, dtype=FORMATS[format or dtype], requires_grad=True)
+
+    def back(y: Tensor) -> None:
+        y.backward(torch.empty_like(y))
+
+    for dtype in FORMATS:
+        for width in (*softmax.TABLE, 2 * max(softmax.TABLE)):
+            for causal in (False, True):
+
+                def call(width: int = width, causal: bool = causal, dtype: str = dtype) -> None:
+                    back(softmax.softmax(empty(2, 48, width, dtype=dtype), scale=0.5, causal=causal))
+
+                yield Example("softmax", f"{width} columns{', causal' if causal else ''}", dtype, call)
+        for width in (*layer_norm.TABLE, 2 * max(layer_norm.TABLE)):
+
+            def call(width: int = width, dtype: str = dtype) -> None:
+                weight, bias = (empty(width, dtype=dtype, format="fp32") for _ in range(2))
+                back(layer_norm.layer_norm(empty(48, width, dtype=dtype), weight, bias))
+
+            yield Example("layer_norm", f"{width} columns", dtype, call)
+        for D in HEAD_DIMS:
+            for causal in (False, True):
+
+                def call(D: int = D, causal: bool = causal, dtype: str = dtype) -> None:
+                    q, k, v = (empty(2, 48, heads, D, dtype=dtype) for heads in (4, 2, 2))
+                    back(attention.attention(q, k, v, causal=causal))
+
+                yield Example("attention", f"head_dim {D}{', causal' if causal else ''}", dtype, call)
+
+
+@cache
+def launches(only: frozenset[str]) -> list[tuple[Example, Any]]:
+    """The launches of all examples; those that would compile to the same code are there once."""
+    from ..kernels import library
+
+    found: dict[str, tuple[Example, Any]] = {}
+    for example in examples():
+        if only and example.operation not in only:
+            continue
+        with library.recording() as recorded:
+            example.call()
+        for launch in recorded:
+            key = repr((launch.kernel.fn.__name__, *arguments(launch), launch.options))
+            found.setdefault(key, (example, launch))
+    return list(found.values())
+
+
+def arguments(launch: Any) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """A launch as the compiler sees it: the types of arguments, the values that are compiled in, and the names of those
+    that are multiples of 16, by which it knows that memory can be read in wide pieces."""
+    types: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    aligned = []
+    for parameter in launch.kernel.params:
+        name, value = parameter.name, launch.arguments[parameter.name]
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1):  # Triton compiles a 1 in
+            types[name], constants[name] = "constexpr", value
+        elif isinstance(value, Tensor):
+            types[name] = "*" + next(n for n, dtype in FORMATS.items() if dtype == value.dtype)
+            aligned.append(name)
+        elif isinstance(value, float):
+            types[name] = "fp32"
+        else:
+            types[name] = "i32" if abs(value) < 1 << 31 else "i64"
+            aligned += [name] if value % 16 == 0 else []
+    return types, constants, aligned
+
+
+def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]:
+    """Compile the launch numbered ``index`` and look into what came out."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    example, launch = launches(only)[index]
+    types, constants, aligned = arguments(launch)
+    names = launch.kernel.arg_names
+    source = ASTSource(
+        fn=launch.kernel,
+        signature={name: types[name] for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    row: dict[str, Any] = {
+        "kernel": launch.kernel.fn.__name__,
+        "operation": example.operation,
+        "shape": example.shape,
+        "dtype": example.dtype,
+        "target": target,
+        "warps": launch.options["num_warps"],
+        "stages": launch.options["num_stages"],
+    }
+    started = time.monotonic()
+    try:
+        compiled: Any = triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch.options)
+    except Exception as error:  # whatever stops the compiler is what this table is for
+        return row | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
+    row["shared"] = compiled.metadata.shared
+    row |= inside(compiled.asm["cubin"])
+    return row | {"seconds": round(time.monotonic() - started, 2)}
+
+
+def inside(cubin: bytes) -> dict[str, Any]:
+    """What the machine code uses, by the disassembler that Triton ships."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, code = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"cuobjdump said nothing of registers: {usage[:200]!r}")
+
+    def count(pattern: str) -> int:
+        return len(re.findall(pattern, code))
+
+    return {
+        "registers": int(found[1]),
+        "stack": int(found[2]),
+        "spills": count(r"\bLDL\b|\bLDL\.|\bSTL\b|\bSTL\."),
+        "tensor_core": count(r"\bHGMMA\b|\bHGMMA\.|\bHMMA\b|\bHMMA\."),
+        "wgmma": count(r"\bHGMMA"),
+        "loads": count(r"\bLDG\.|\bLDGSTS\."),
+        "wide_loads": count(r"\bLDG\.E[.\w]*\.128|\bLDGSTS\.E[.\w]*\.128"),
+        "stores": count(r"\bSTG\."),
+        "wide_stores": count(r"\bSTG\.E[.\w]*\.128"),
+    }
+
+
+def compile_all(
+    progress: Callable[[int, int], None] | None = None, only: set[str] | None = None, targets: tuple[int, ...] = ()
+) -> list[dict[str, Any]]:
+    """Compile everything, on all cores, in a process of its own (so that the interpreter may be on in this one).
+
+    Args:
+        progress: called with how many are done, and of how many.
+        only: operations; all if not given.
+        targets: of `TARGETS`; all if not given.
+
+    Returns:
+        A dictionary a kernel, shape class, number format and target; see `COLUMNS`. ``spills`` counts instructions,
+        ``shared`` is in bytes; ``error`` is there instead where the compiler failed.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != interpreter.VARIABLE}
+    command = [sys.executable, "-m", "hornbook.benchmarks.aot", "--rows"]
+    command += ["--only", ",".join(sorted(only))] if only else []
+    command += ["--targets", ",".join(map(str, targets))] if targets else []
+    rows = []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            done = json.loads(line)
+            rows.append(done["row"])
+            if progress is not None:
+                progress(len(rows), done["of"])
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return sorted(rows, key=lambda r: (r["operation"], r["kernel"], r["shape"], r["dtype"], r["target"]))
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    lines = ["| " + " | ".join(c.replace("_", " ") for c in COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    for row in rows:
+        cells = [str(row.get(column, "")) for column in COLUMNS]
+        lines.append("| " + " | ".join(cells) + " |" + (f" {row['error']}" if "error" in row else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _compile_one(task: tuple[int, int, frozenset[str]]) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return compile_one(*task)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="", help="operations, with commas between")
+    parser.add_argument("--targets", default="", help="compute capabilities such as 80,90; all if not given")
+    parser.add_argument("--out", type=Path, help="a Markdown file; a JSON file of the same name is written beside it")
+    parser.add_argument("--rows", action="store_true", help="one line of JSON for each, as they are done")
+    options = parser.parse_args()
+    only = frozenset(filter(None, options.only.split(",")))
+    targets = tuple(int(t) for t in options.targets.split(",") if t)
+    if not options.rows:
+        rows = compile_all(only=set(only), targets=targets)
+        table = markdown(rows)
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(table, encoding="utf-8")
+            options.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        print(table)
+        return
+    tasks = [(i, target, only) for i in range(len(launches(only))) for target in targets or TARGETS]
+    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
+        for row in pool.imap_unordered(_compile_one, tasks, chunksize=2):
+            print(json.dumps({"row": row, "of": len(tasks)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

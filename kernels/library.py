@@ -1,0 +1,120 @@
+"""What the kernels share: their places in PyTorch's library of operators, launches, and refusals.
+
+A kernel becomes an operator of PyTorch by `operator`: then `torch.compile`, `torch.export` and activation
+checkpointing see one node of known shape in place of Python that they cannot follow. Every launch goes through `launch`,
+which counts it, so that a test can tell a kernel's result from a reference's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import interpreter
+
+if interpreter.is_on():
+    interpreter.repair()
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+launches: Counter[str] = Counter()
+"""How often each kernel was started in this process."""
+
+_library = torch.library.Library("hornbook", "FRAGMENT")
+_recorded: list[Launch] | None = None
+
+
+class Unsupported(ValueError):
+    """A call outside a kernel's contract; the message is the reason."""
+
+
+def require(reason: str | None) -> None:
+    """Refuse a call, if there is a reason to."""
+    if reason is not None:
+        raise Unsupported(reason)
+
+
+def tensors_refused(*tensors: Tensor | None) -> str | None:
+    """Why tensors cannot be given to a kernel together: their dtypes or devices. None if they can."""
+    first = tensors[0]
+    assert first is not None
+    for t in tensors:
+        if t is None:
+            continue
+        if t.dtype not in FLOATS:
+            return f"the kernel takes fp32, fp16 and bf16, not {str(t.dtype).removeprefix('torch.')}"
+        if t.device != first.device:
+            return f"the tensors are on {first.device} and on {t.device}, but must be on one device"
+    return None
+
+
+def operator(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Register a function that launches kernels as ``torch.ops.hornbook.NAME``.
+
+    Args:
+        schema: "name(Tensor x, float scale) -> Tensor"; PyTorch's language.
+        implementation: for tensors on a CUDA device, and for those on the CPU where the interpreter is on.
+        fake: the same, as far as shapes and dtypes go: no data is read, nothing launched.
+    """
+    name = schema.partition("(")[0]
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for device in ("CUDA", "CPU"):
+        _library.impl(name, implementation, device)
+    torch.library.register_fake(f"hornbook::{name}", fake, lib=_library)
+    return getattr(torch.ops.hornbook, name).default
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments of one start of it."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 2, **meta: Any
+) -> None:
+    """Start a kernel on the device of its first argument, a tensor. A grid without programs starts nothing.
+
+    Raises:
+        RuntimeError: for tensors on the CPU where the interpreter is off.
+    """
+    if 0 in grid:
+        return
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    if _recorded is not None:
+        names = [p for p in kernel.arg_names if p not in meta]
+        _recorded.append(Launch(kernel, grid, dict(zip(names, args, strict=True)) | meta, options))
+        return
+    device = args[0].device
+    if device.type == "cpu" and not interpreter.is_on():
+        raise RuntimeError(
+            f"{kernel.fn.__name__}: a Triton kernel runs on tensors in a CPU's memory only in Triton's interpreter: set "
+            f"{interpreter.VARIABLE}=1 in the environment before triton is imported (slow), or move the tensors to a GPU"
+        )
+    launches[kernel.fn.__name__] += 1
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            kernel[grid](*args, **meta, **options)
+    else:
+        kernel[grid](*args, **meta, **options)
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Inside, launches are written down and not done: how an ahead-of-time compiler learns what to compile."""
+    global _recorded
+    before, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = before

@@ -1,0 +1,113 @@
+"""The harness itself: mistakes that are planted into the kernels' source must not get through it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import hornbook.kernels
+import pytest
+import torch
+from hornbook.kernels import interpreter
+
+from . import harness
+from .harness import Operation
+from .operations import ATTENTION, LAYER_NORM, OPERATIONS, SOFTMAX
+
+DEVICE = "cpu" if interpreter.is_on() else "cuda"
+
+# (operation, what the source says, what it is made to say)
+PLANTS = {
+    "a wrong mask": (ATTENTION, "j[None, :] <= i[:, None] + (T_k - T_q)", "j[None, :] < i[:, None] + (T_k - T_q)"),
+    "a missing scale": (SOFTMAX, "dx = scale * y * (dy", "dx = y * (dy"),
+    "an unmasked tail": (LAYER_NORM, "tl.where(inside, x - mean[:, None], 0.0)", "x - mean[:, None]"),
+    "bf16 accumulation": (
+        ATTENTION,
+        "acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)",
+        "acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT).to(tl.bfloat16).to(tl.float32)",
+    ),
+    "a dropped gradient term": (
+        LAYER_NORM,
+        "dx = r * (g - mean_g - x_hat * mean_gx)",
+        "dx = r * (g - x_hat * mean_gx)",
+    ),
+}
+
+
+def changed(operation: Operation, before: str, after: str, folder: Path) -> Operation:
+    """The operation with its kernel's source changed, registered with PyTorch under another name."""
+    file = Path(hornbook.kernels.__path__[0]) / f"{operation.name}.py"
+    source = file.read_text(encoding="utf-8")
+    assert before in source, f"{file.name} no longer says {before!r}: plant the mistake where it now belongs"
+    name = f"planted_{abs(hash((before, after)))}"
+    source = re.sub(r'(library\.operator\(\s*")', rf"\1{name}_", source.replace(before, after))
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    return dataclasses.replace(operation, fused=getattr(load(folder / f"{name}.py"), operation.name))
+
+
+def load(path: Path) -> ModuleType:
+    """A file as a module of hornbook.kernels, so that its relative imports work."""
+    spec = importlib.util.spec_from_file_location(f"hornbook.kernels.{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def failures(operation: Operation) -> int:
+    """In how many cases, in any number format, the accuracy is not what is promised."""
+    count = 0
+    for case in operation.cases:
+        size = max(max(shape, default=0) for shape in case.inputs.values() if shape is not None)
+        if size > 150 and DEVICE == "cpu":
+            continue
+        for dtype in harness.DTYPES:
+            try:
+                harness.check_accuracy(operation, case, dtype, DEVICE)
+            except AssertionError as error:
+                assert "launched" not in str(error), "a planted mistake is a kernel, too"
+                count += 1
+    return count
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
+    operation, before, after = PLANTS[plant]
+    assert failures(changed(operation, before, after, tmp_path)) > 0
+
+
+def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:
+    for operation in OPERATIONS:
+        same = changed(operation, "from . import library", "from . import library  # the same", tmp_path)
+        harness.check_accuracy(same, operation.typical, torch.float32, DEVICE)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_a_reference_is_not_taken_for_a_kernel(operation: Operation) -> None:
+    fake = dataclasses.replace(operation, fused=operation.reference)
+    for check in (harness.check_accuracy, harness.check_repeatable, harness.check_strided, harness.check_compiled):
+        arguments = (operation.typical,) if check is harness.check_accuracy else ()
+        with pytest.raises(AssertionError, match="was launched"):
+            check(fake, *arguments, torch.float32, DEVICE)  # type: ignore[operator]
+
+
+def test_memory_that_was_not_written_is_noticed() -> None:
+    def half_written(x: torch.Tensor, **_: object) -> torch.Tensor:
+        y = SOFTMAX.fused(x.detach()) + 0 * x
+        return torch.cat((y[:-1], torch.empty_like(y[-1:])))
+
+    fake = dataclasses.replace(SOFTMAX, fused=half_written, backward=SOFTMAX.forward)
+    with pytest.raises(AssertionError, match="not finite"):
+        harness.check_accuracy(fake, harness.Case({"x": (3, 8)}), torch.float32, DEVICE)
+
+
+def test_a_unit_in_the_last_place() -> None:
+    assert harness.ulp(torch.float32, 1.0) == 2**-23
+    assert harness.ulp(torch.bfloat16, 3.9) == 2**-6
+    assert harness.ulp(torch.float16, 0.25) == 2**-12
