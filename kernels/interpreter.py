@@ -1,13 +1,14 @@
 """Triton's CPU interpreter, repaired, so that every kernel also runs where there is no GPU.
 
 With TRITON_INTERPRET=1 in the environment `triton.jit` makes functions that run a kernel's Python line by line on NumPy
-arrays, one program after the other. That is slow, and right, but for two faults that are mended here:
+arrays, one program after the other. That is slow, and right, but for three faults that are mended here:
 
     bfloat16    NumPy has no such type, so the interpreter keeps the 16 bits as integers, and then computes with the
                 integers. Here operands are widened to fp32 first, and results rounded to the nearest bfloat16, ties
                 to even, as a GPU does it. (Upstream: https://github.com/triton-lang/triton/issues/11585)
     loops       ``range(n)`` with n known at run time fails in triton 3.6 with NumPy 2.4 and newer.
                 (Upstream: https://github.com/triton-lang/triton/issues/9171)
+    fma         rounds x y before it adds z in triton 3.6, where the one point of it is to round once.
 
 Triton looks at the environment when it is imported, so `switch_on` must come before that.
 """
@@ -83,8 +84,20 @@ def repair() -> None:
 
         setattr(Builder, name, operation)
 
-    for name in ("binary_op", "unary_op", "create_rsqrt", "create_erf", "create_fma", "create_clampf", "create_dot"):
+    for name in ("binary_op", "unary_op", "create_rsqrt", "create_erf", "create_clampf", "create_dot"):
         in_fp32(name)
+
+    def fma(self: Any, x: Any, y: Any, z: Any, original: Callable[..., Any] = Builder.create_fma) -> Any:
+        wide = [widened(a) for a in (x, y, z)]
+        if wide[2].data.dtype != np.float32:
+            return original(self, x, y, z)
+        # The product of two fp32 is exact in fp64, so only the sum is rounded (once more than it should be, to fp64,
+        # which can matter for one number in half a billion).
+        a, b, c = (h.data.astype(np.float64) for h in wide)
+        result = (a * b + c).astype(np.float32)
+        return rounded(result) if is_bf16(z) else Handle(result, tl.float32)
+
+    Builder.create_fma = fma
 
     def cast(self: Any, source: Any, target: Any, original: Callable[..., Any] = Builder.cast_impl) -> Any:
         wanted = target.scalar

@@ -4,9 +4,9 @@ r"""Layer normalisation over the last dimension (Ba et al., 2016, https://arxiv.
     dx = r (g - mean(g) - x̂ mean(g x̂)),    g = w dy
     dw = sum over rows of dy x̂,    db = sum over rows of dy
 
-Forward reads x once and writes y once, and keeps mean and r of each row, in fp32, for the way back. About 8 N operations
-a row, so memory is the limit. dw and db are sums over rows: each program adds up its own rows, always the same ones in
-the same order, and a second step adds up the programs. No atomics, so the result is the same bits every time.
+Forward reads x once and writes y once, and keeps mean and r of each row, in fp32, for the way back. About 8 N
+operations a row, so memory is the limit. dw and db are sums over rows: each program adds up its own rows, always the same
+ones in the same order, and a second step adds up the programs. No atomics, so the result is the same bits every time.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def layer_norm_dparameters(DY, X, Mean, R, DW, DB, n_rows, n_cols, ROWS: tl.cons
 # Columns up to → rows a program, warps: one table for all GPUs. What is longer goes block by block.
 TABLE = {64: (32, 4), 128: (16, 4), 256: (8, 4), 512: (4, 4), 1024: (2, 4), 2048: (1, 4), 4096: (1, 8), 8192: (1, 8)}
 LONG_BLOCK, LONG_WARPS = 4096, 8
-# Of the sums over rows: rows at a time, columns a program, and how many programs share the rows, at most. Fixed numbers,
-# so that the order of adding up, and with it the last bit, is the same on every GPU.
+# Of the sums over rows: rows at a time, columns a program, and how many programs share the rows, at most. Fixed
+# numbers, so that the order of adding up, and with it the last bit, is the same on every GPU.
 SUM_ROWS, SUM_BLOCK, SUM_PARTS = 16, 128, 64
 
 
@@ -285,7 +285,7 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
         The shape and dtype of x; the statistics are computed in fp32.
 
     Raises:
-        Unsupported: for other dtypes and shapes.
+        UnsupportedError: for other dtypes and shapes.
     """
     library.require(refusal(x, weight, bias, eps))
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))

@@ -1,8 +1,8 @@
 """What the kernels share: their places in PyTorch's library of operators, launches, and refusals.
 
 A kernel becomes an operator of PyTorch by `operator`: then `torch.compile`, `torch.export` and activation
-checkpointing see one node of known shape in place of Python that they cannot follow. Every launch goes through `launch`,
-which counts it, so that a test can tell a kernel's result from a reference's.
+checkpointing see one node of known shape in place of Python that they cannot follow. Every launch goes through
+`launch`, which counts it, so that a test can tell a kernel's result from a reference's.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _library = torch.library.Library("hornbook", "FRAGMENT")
 _recorded: list[Launch] | None = None
 
 
-class Unsupported(ValueError):
+class UnsupportedError(ValueError):
     """A call outside a kernel's contract; the message is the reason."""
 
 
 def require(reason: str | None) -> None:
     """Refuse a call, if there is a reason to."""
     if reason is not None:
-        raise Unsupported(reason)
+        raise UnsupportedError(reason)
 
 
 def tensors_refused(*tensors: Tensor | None) -> str | None:
@@ -98,8 +98,8 @@ def launch(
     device = args[0].device
     if device.type == "cpu" and not interpreter.is_on():
         raise RuntimeError(
-            f"{kernel.fn.__name__}: a Triton kernel runs on tensors in a CPU's memory only in Triton's interpreter: set "
-            f"{interpreter.VARIABLE}=1 in the environment before triton is imported (slow), or move the tensors to a GPU"
+            f"{kernel.fn.__name__}: a Triton kernel runs on tensors in a CPU's memory only in Triton's interpreter: "
+            f"set {interpreter.VARIABLE}=1 in the environment before triton is imported (slow), or move them to a GPU"
         )
     launches[kernel.fn.__name__] += 1
     if device.type == "cuda" and device.index != torch.cuda.current_device():

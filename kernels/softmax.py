@@ -46,7 +46,7 @@ def softmax_rows(X, Y, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, ROWS: t
     s = tl.where(visible, x * scale, float("-inf"))
     m = tl.max(s, axis=1)
     m = tl.where(m == float("-inf"), 0.0, m)  # a row that sees nothing: e is 0 then, not nan
-    e = tl.exp2((s - m[:, None]) * 1.4426950408889634)
+    e = tl.exp(s - m[:, None])
     l = tl.sum(e, axis=1)
     y = e / tl.where(l == 0.0, 1.0, l)[:, None]
     tl.store(Y + at, y.to(Y.dtype.element_ty), mask=inside)
@@ -68,7 +68,7 @@ def softmax_long_row(X, Y, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, BLO
         s = tl.where(col < seen, x * scale, float("-inf"))
         m_new = tl.maximum(m, tl.max(s, axis=0))
         safe = tl.where(m_new == float("-inf"), 0.0, m_new)
-        l = l * tl.exp2((m - safe) * 1.4426950408889634) + tl.sum(tl.exp2((s - safe) * 1.4426950408889634), axis=0)
+        l = l * tl.exp(m - safe) + tl.sum(tl.exp(s - safe), axis=0)
         m = m_new
     m = tl.where(m == float("-inf"), 0.0, m)
     l = tl.where(l == 0.0, 1.0, l)
@@ -76,7 +76,7 @@ def softmax_long_row(X, Y, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, BLO
         col = start + lane
         x = tl.load(X + col, mask=col < n_cols, other=0.0).to(tl.float32)
         s = tl.where(col < seen, x * scale, float("-inf"))
-        y = tl.exp2((s - m) * 1.4426950408889634) / l
+        y = tl.exp(s - m) / l
         tl.store(Y + col, y.to(Y.dtype.element_ty), mask=col < n_cols)
 
 
@@ -215,7 +215,7 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
         The shape and dtype of x; computed in fp32.
 
     Raises:
-        Unsupported: for other dtypes.
+        UnsupportedError: for other dtypes.
     """
     library.require(refusal(x, scale=scale, causal=causal))
     return _Softmax.apply(x.contiguous(), float(scale), causal)

@@ -1,7 +1,7 @@
 """Attention in three steps, of which the middle one is our kernel: between the naive version and the fused one.
 
-The weights are in memory as a whole, as in `reference`, but the softmax passes over them once, forward, where the naive one
-passes over them for the scale, the mask, the maximum, the exponential, the sum and the quotient.
+The weights are in memory as a whole, as in `reference`, but the softmax passes over them once, forward, where the naive
+one passes over them for the scale, the mask, the maximum, the exponential, the sum and the quotient.
 """
 
 from __future__ import annotations

@@ -128,6 +128,8 @@ def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device:
     wide = {n: None if t is None else t.detach().double().requires_grad_() for n, t in inputs.items()}
     exact = run(operation.reference, wide, case.options)
     peer = run(operation.torch, inputs, case.options)
+    if not all(t.isfinite().all() for t in peer.values()):  # PyTorch's attention on a CPU with a negative scale
+        peer = run(operation.reference, inputs, case.options)
     with poisoned():
         mine = run_fused(operation, inputs, case.options)
     assert mine.keys() == exact.keys()
