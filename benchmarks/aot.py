@@ -3,8 +3,8 @@
     python -m hornbook.benchmarks.aot --only attention --out table.md
 
 Triton compiles for any CUDA GPU on any Linux machine, and ships the tools that look into the result. So for each
-kernel, shape class, number format and GPU family: registers, shared memory, spills (numbers that found no register and
-go to memory and back), tensor-core instructions, and whether global memory is read 16 bytes at a time.
+kernel, shape class, number format and GPU family: registers, bytes spilled (numbers that found no register and go to
+memory and back), shared memory, tensor-core instructions, and whether global memory is read 16 bytes at a time.
 
 What is compiled is what is launched: the public functions are called on small tensors while `library.recording` writes
 their launches down.
@@ -152,39 +152,37 @@ def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]
     except Exception as error:  # whatever stops the compiler is what this table is for
         return row | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
     row["shared"] = compiled.metadata.shared
-    row |= inside(compiled.asm["cubin"])
+    row |= inside(compiled.asm["ptx"], compiled.asm["cubin"])
     return row | {"seconds": round(time.monotonic() - started, 2)}
 
 
-def inside(cubin: bytes) -> dict[str, Any]:
-    """What the machine code uses, by the disassembler that Triton ships."""
+def inside(ptx: str, cubin: bytes) -> dict[str, Any]:
+    """What the code uses: instructions as Triton wrote them (PTX), and what the assembler needed for them."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, code = (
-            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("-res-usage", "-sass")
-        )
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump said nothing of registers: {usage[:200]!r}")
 
     def count(pattern: str) -> int:
-        return len(re.findall(pattern, code))
+        return len(re.findall(pattern, ptx))
 
     return {
         "registers": int(found[1]),
-        "stack": int(found[2]),
-        "spills": count(r"\bLDL\b|\bLDL\.|\bSTL\b|\bSTL\."),
-        "tensor_core": count(r"\bHGMMA\b|\bHGMMA\.|\bHMMA\b|\bHMMA\."),
-        "wgmma": count(r"\bHGMMA"),
-        "loads": count(r"\bLDG\.|\bLDGSTS\."),
-        "wide_loads": count(r"\bLDG\.E[.\w]*\.128|\bLDGSTS\.E[.\w]*\.128"),
-        "stores": count(r"\bSTG\."),
-        "wide_stores": count(r"\bSTG\.E[.\w]*\.128"),
+        "spilled": int(found[2]) + int(found[3]),
+        "tensor_core": count(r"wgmma\.mma_async|mma\.sync"),
+        "wgmma": count(r"wgmma\.mma_async"),
+        "loads": count(r"ld\.global\S*|cp\.async\.c[ag]"),
+        "wide_loads": count(
+            r"ld\.global\S*\.v4\.(?:b32|f32|u32)|ld\.global\S*\.v2\.b64|cp\.async\.cg\S* \[[^]]*\], \[[^]]*\], 0x10"
+        ),
+        "stores": count(r"st\.global"),
+        "wide_stores": count(r"st\.global\S*\.v4\.(?:b32|f32|u32)|st\.global\S*\.v2\.b64"),
     }
 
 
@@ -199,8 +197,9 @@ def compile_all(
         targets: of `TARGETS`; all if not given.
 
     Returns:
-        A dictionary a kernel, shape class, number format and target; see `COLUMNS`. ``spills`` counts instructions,
-        ``shared`` is in bytes; ``error`` is there instead where the compiler failed.
+        A dictionary a kernel, shape class, number format and target; see `COLUMNS`. ``spilled`` is the memory that
+        stands in for registers and ``shared`` the shared memory, in bytes; ``tensor_core`` and ``loads`` count
+        instructions, ``wide_loads`` those of 16 bytes. ``error`` is there instead where the compiler failed.
     """
     environment = {name: value for name, value in os.environ.items() if name != interpreter.VARIABLE}
     command = [sys.executable, "-m", "hornbook.benchmarks.aot", "--rows"]

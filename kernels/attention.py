@@ -17,8 +17,8 @@ is scale q·k minus m or L in one operation (fma), rounded once: a score of 30 r
 
 in two kernels that each recompute P from L: one owns a block of keys and walks over the queries (dK, dV), one owns a
 block of queries and walks over the keys (dQ). That is 7 products of matrices where 5 would do, and no two programs ever
-add to the same number, so the result is the same bits every time. A key-value head that several query heads share is one
-program's, which walks over all of them.
+add to the same number, so the result is the same bits every time. A key-value head that several query heads share is
+one program's, which walks over all of them.
 
 At the floor, forward reads q, k, v and writes o once, and computes 4 T_q T_k D operations a head, half of it if causal.
 """
@@ -195,7 +195,7 @@ def attention_backward_q(
 # table for all GPUs: every entry fits into the 99 KB of shared memory that the smallest of them has, and those of two
 # bytes up to 128 channels compile without a spill for all of them (tests/kernels/test_compiles.py).
 TABLE: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
-    (16, 2): ((128, 64, 4), (64, 64, 4), (64, 64, 4)),
+    (16, 2): ((128, 32, 4), (64, 64, 4), (64, 64, 4)),
     (32, 2): ((128, 32, 4), (64, 64, 8), (64, 64, 4)),
     (64, 2): ((128, 64, 8), (32, 64, 4), (64, 64, 4)),
     (128, 2): ((128, 64, 8), (32, 64, 8), (64, 32, 4)),

@@ -5,8 +5,8 @@ r"""Layer normalisation over the last dimension (Ba et al., 2016, https://arxiv.
     dw = sum over rows of dy x̂,    db = sum over rows of dy
 
 Forward reads x once and writes y once, and keeps mean and r of each row, in fp32, for the way back. About 8 N
-operations a row, so memory is the limit. dw and db are sums over rows: each program adds up its own rows, always the same
-ones in the same order, and a second step adds up the programs. No atomics, so the result is the same bits every time.
+operations a row, so memory is the limit. dw and db are sums over rows: each program adds up its own rows, always the
+same ones in the same order, and a second step adds up the programs. No atomics, so the bits are the same every time.
 """
 
 from __future__ import annotations

@@ -23,9 +23,11 @@ ABOUT = {
     "prepare": "text → token shards",
     "train": "token shards → a trained model, resumable",
     "sample": "a trained model → text",
+    "doctor": "what this machine can run, and why",
+    "bench": "how fast the kernels, and a model with them, are on a CUDA GPU: kernels, model",
 }
 PLANNED = ("chat", "sft", "reward", "dpo", "ppo", "grpo", "eval", "import", "export", "serve", "explore")
-PLANNED += ("bench", "lesson", "doctor")
+PLANNED += ("lesson",)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from .benchmarks.commands import bench_kernels, bench_model
 from .errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -333,6 +334,13 @@ def sample(
     print()
 
 
+def doctor() -> None:
+    """Print what is installed here, what hardware there is, and which implementation each operation runs."""
+    from .doctor import run
+
+    run()
+
+
 def open_tokenizer(name: str) -> TokenizerLike:
     """A tokenizer by its path, or by one of the names that tiktoken knows."""
     from .tokenizer import Tokenizer, load
@@ -402,4 +410,6 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "prepare": prepare,
     "train": train,
     "sample": sample,
+    "doctor": doctor,
+    "bench": {"kernels": bench_kernels, "model": bench_model},
 }

@@ -1,0 +1,64 @@
+"""What ``hornbook bench`` does; the same rules as for the commands in `hornbook.commands`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+
+def bench_kernels(
+    only: Annotated[str, arg(metavar="OP,...")] = "",
+    shapes: Annotated[str, arg(metavar="OP=SHAPE,...;...")] = "",
+    dtypes: str = "bf16",
+    quick: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Time every kernel on this machine's GPU, against the card's limits, PyTorch and other libraries.
+
+    Writes kernels.json, kernels.md and a plot for each operation; the last line of the output is JSON. Without a CUDA
+    GPU it prints how the kernels compile for GPUs.
+
+    Args:
+        only: operations, such as softmax,attention; all if not given.
+        shapes: in place of the usual ones, such as "softmax=8192x4096,1024x50257;attention=4x2048x16x64" (rows and
+            columns; for attention sequences, tokens, heads and channels of a head).
+        dtypes: number formats, of bf16, fp16 and fp32.
+        quick: fewer shapes and repetitions, five minutes at most.
+        out: the folder for results; if not given, one named after card and date, in benchmarks/results of a checkout
+            (hornbook's own, or the working directory), else in ./benchmark-results.
+    """
+    from .kernels import run
+
+    if (result := run(only, shapes, dtypes, quick, out)) is None:
+        return
+    if bad := [r for r in result["rows"] if r["verdict"] != "ok"]:
+        sys.exit(f"hornbook: {len(bad)} of {len(result['rows'])} rows are wrong or failed: see the column 'check'")
+
+
+def bench_model(
+    preset: str = "gpt2",
+    device: str = "auto",
+    batch_size: int | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Time a model's training step and decoding step with each set of kernels.
+
+    Writes model.json and model.md; the last line of the output is JSON. Without a CUDA GPU it prints how the kernels
+    compile for GPUs.
+
+    Args:
+        preset: the model's shape.
+        device: auto, cuda, or cpu (where only reference and torch are timed).
+        batch_size: rows of a training step; if not given, the most that every set of kernels has memory for, up to 16.
+        quick: fewer repetitions.
+        out: the folder for results, as for ``hornbook bench kernels``.
+    """
+    from .model import run
+
+    result = run(preset, device, quick, batch_size, out)
+    if result is not None and (bad := [*result["first_step"]["wrong"], *result["failed"]]):
+        sys.exit(f"hornbook: wrong or failed: {', '.join(bad)}; see the end of the table")

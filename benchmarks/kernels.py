@@ -1,0 +1,433 @@
+"""How fast the kernels are: against what the card can do at best, against naive PyTorch, and against other libraries.
+
+    hornbook bench kernels --only softmax,attention --shapes "softmax=32768x4096;attention=4x4096x16x128"
+
+First the two limits of the card are measured: bytes copied per second, and floating-point operations per second in
+products of matrices. They give each call a floor, the time below which nobody can get. Operations on rows are all
+memory: every input read once, every output written once. Attention has two floors, of which the higher one counts.
+
+Then all implementations take turns at each shape, forward and backward separately: ``reference``, ``torch`` (the best
+of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger and QuACK too where they are
+installed and have the operation (QuACK's layer norm knows no bias, so it is another function). Whoever is timed is
+first held against the reference in float64 on that very shape.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import files
+from ..errors import ConfigError, nearest
+from . import report, timing
+from .operations import OPERATIONS, Case, Function, Operation, Shape, implementation
+
+NAMES = ("reference", "torch", "torch.compile", "composed", "fused", "Liger", "QuACK")
+PEERS = ("torch", "torch.compile", "Liger", "QuACK")
+OURS = ("composed", "fused")
+# Of ‖result - reference‖ / ‖reference‖; rounding to the format alone makes about a fifth of it.
+TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
+# Compiling is most of a quick run's time: after so many seconds it goes on without torch.compile.
+COMPILING_SECONDS = 120.0
+
+
+def chosen(only: str) -> list[Operation]:
+    """The operations of ``--only``, all if it is empty."""
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in OPERATIONS:
+            raise ConfigError(f"there is no operation {name!r} to time{nearest(name, OPERATIONS)}")
+    return [operation for name, operation in OPERATIONS.items() if not names or name in names]
+
+
+def parse_shapes(text: str) -> dict[str, tuple[Shape, ...]]:
+    """ "softmax=8192x4096,1024x50257;attention=4x2048x16x64" → operation → shapes.
+
+    Raises:
+        ConfigError: that says which part is wrong and how it should look.
+    """
+    found: dict[str, tuple[Shape, ...]] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, equals, shapes = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ConfigError(f"--shapes {part!r}: write OPERATION=SHAPE,SHAPE;... such as softmax=8192x4096")
+        if name not in OPERATIONS:
+            raise ConfigError(f"--shapes: there is no operation {name!r} to time{nearest(name, OPERATIONS)}")
+        letters = OPERATIONS[name].letters
+        for shape in (shape.strip() for shape in shapes.split(",")):
+            numbers = shape.split("x")
+            right = all(n.isascii() and n.isdecimal() and int(n) for n in numbers)
+            if not right or len(numbers) != letters.count("x") + 1:
+                raise ConfigError(f"--shapes: a shape of {name} is {letters}, whole numbers from 1, not {shape!r}")
+            found[name] = (*found.get(name, ()), tuple(map(int, numbers)))
+    return found
+
+
+def cases(only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = False) -> list[Case]:
+    """What the options ask for.
+
+    Raises:
+        ConfigError: for options that make no sense.
+    """
+    operations, special = chosen(only), parse_shapes(shapes)
+    for name in special:
+        if OPERATIONS[name] not in operations:
+            raise ConfigError(f"--shapes has shapes of {name}, which --only leaves out")
+    formats = [name.strip() for name in dtypes.split(",") if name.strip()]
+    for name in formats or [""]:
+        if name not in timing.FORMATS:
+            raise ConfigError(f"there is no number format {name!r}{nearest(name, timing.FORMATS)}")
+    return [
+        Case(operation, form, shape, dtype)
+        for operation in operations
+        for dtype in formats
+        for shape in special.get(operation.name, operation.quick if quick else operation.shapes)
+        for form in operation.forms
+    ]
+
+
+def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple[dict[str, Function], dict[str, str]]:
+    """Who can compute a case, and why others cannot.
+
+    Args:
+        free: bytes; an implementation whose matrices of weights would take most of them is left out.
+    """
+    found: dict[str, Function] = {}
+    notes: dict[str, str] = {}
+    operation = case.operation.name
+    # What forward keeps and backward makes of them: fp32 scores, weights, ... and their gradients; composed in `dtype`.
+    matrices = {"reference": 10.0, "torch.compile": 10.0, "composed": 6 * timing.FORMATS[case.dtype].itemsize / 4}
+    for name in names:
+        needed = matrices.get(name, 0) * case.matrix_bytes()
+        if needed > 0.6 * free:
+            notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
+        elif name in ("Liger", "QuACK") and (case.form == "causal" or name not in case.operation.peers):
+            continue  # it has no such function
+        else:
+            try:
+                found[name] = implementation(name, operation)
+            except KeyError:
+                continue
+            except ImportError as error:
+                if name not in ("Liger", "QuACK"):  # whoever has not installed another library need not hear of it
+                    notes[name] = report.because(error)
+            except Exception as error:  # a library of another version, a GPU that Triton does not know
+                notes[name] = report.because(error)
+    return found, notes
+
+
+def measure_case(
+    case: Case,
+    measure: timing.Measure,
+    limits: dict[str, Any],
+    *,
+    device: str = "cuda",
+    names: Sequence[str] = NAMES,
+    seconds: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Check and time everybody at one case; a row for forward and one for backward, for JSON.
+
+    Args:
+        measure: the clock.
+        limits: "copy", bytes per second, and "matmul", number format → operations per second.
+        names: of `NAMES`, whom to time.
+        seconds: of timed work a row.
+    """
+    on_gpu = device == "cuda"
+    found, notes = functions(case, names, torch.cuda.mem_get_info()[0] if on_gpu else math.inf)
+    tensors = case.tensors(device)
+    if on_gpu:
+        torch.compiler.reset()  # each shape is compiled anew, as a program with that shape would
+    options, dy, errors = case.options, None, {}
+    for name, f in list(found.items()):
+        try:
+            y = f(*tensors, **options)
+            dy = torch.randn(y.shape, device=device, dtype=y.dtype) if dy is None else dy
+            if name != "reference":
+                errors[name] = case.operation.error(case, tensors, dy, y, torch.autograd.grad(y, tensors, dy))
+            del y
+        except Exception as error:  # whatever another library or a compiler does, the others are still timed
+            notes[name] = report.because(error)
+            del found[name]
+        else:
+            if not errors.get(name, 0.0) <= TOLERANCE[case.dtype]:
+                notes[name] = f"is off by {errors[name]:.1e}"
+                if name not in OURS:
+                    notes[name] += ", so it is not timed"
+                    del found[name]
+
+    rows = []
+    for direction in ("forward", "backward"):
+        calls: dict[str, timing.Call] = {}
+        memory: dict[str, int] = {}
+        said = dict(notes)
+        for name, f in found.items():
+            try:
+                call = _call(f, tensors, options, dy if direction == "backward" else None)
+                measure(call)
+                memory |= {name: timing.peak_memory(call)} if on_gpu else {}
+                calls[name] = call
+            except Exception as error:
+                said[name] = report.because(error)
+        times = timing.round_robin(calls, measure, seconds=seconds) if calls else {}
+        rows.append(row(case, direction, times, limits, errors, memory, said))
+        calls.clear()
+    return rows
+
+
+def _call(f: Function, tensors: list[Tensor], options: dict[str, Any], dy: Tensor | None) -> timing.Call:
+    """Forward, or backward through a graph that is made now, where ``dy`` is given."""
+    if dy is None:
+        return lambda: f(*tensors, **options)
+    y = f(*tensors, **options)
+    return lambda: torch.autograd.grad(y, tensors, dy, retain_graph=True)
+
+
+def row(
+    case: Case,
+    direction: str,
+    times: dict[str, timing.Times],
+    limits: dict[str, Any],
+    errors: dict[str, float],
+    memory: dict[str, int],
+    notes: dict[str, str],
+) -> dict[str, Any]:
+    """One line of the result: the floor, who took how long, and how ``fused`` compares."""
+    size, flops = case.work(direction == "backward")
+    floors = {"memory": size / limits["copy"], "matmul": flops / limits["matmul"][case.dtype] if flops else 0.0}
+    limit = max(floors, key=lambda name: floors[name])
+    floor = floors[limit] * 1000  # ms
+    medians = {name: t.median for name, t in times.items()}
+    fused = medians.get("fused")
+    peers = {name: medians[name] for name in PEERS if name in medians}
+    best = min(peers, key=lambda name: peers[name]) if peers else None
+    wrong = [name for name in OURS if errors.get(name, 0.0) > TOLERANCE[case.dtype]]
+    return {
+        "operation": case.operation.name,
+        "form": case.form,
+        "shape": list(case.shape),
+        "dtype": case.dtype,
+        "direction": direction,
+        "bytes": size,
+        "flops": flops,
+        "floor_ms": floor,
+        "limit": limit,
+        "ms": {name: asdict(t) for name, t in times.items()},
+        "of_floor": {name: floor / ms for name, ms in medians.items()},
+        "peak_bytes": memory,
+        "error": {name: error if math.isfinite(error) else None for name, error in errors.items()},
+        "vs_reference": medians["reference"] / fused if fused and "reference" in medians else None,
+        "best_peer": best,
+        "vs_best_peer": peers[best] / fused if fused and best else None,
+        "verdict": f"WRONG: {', '.join(wrong)}" if wrong else "ok" if fused else "FAILED",
+        "notes": notes,
+    }
+
+
+def overheads(operation: Operation, names: Sequence[str], dtype: str = "bf16") -> dict[str, dict[str, float]]:
+    """Microseconds of the program's time per call on a tiny shape, forward and backward, of whoever can do it."""
+    case = Case(operation, next(iter(operation.forms)), operation.tiny, dtype)
+    tensors, result = case.tensors("cuda"), {}
+    for name, f in functions(case, names)[0].items():
+        try:
+            dy = torch.randn_like(f(*tensors, **case.options))
+            result[name] = {
+                direction: timing.launch_overhead(_call(f, tensors, case.options, given), torch.cuda.synchronize)
+                for direction, given in (("forward", None), ("backward", dy))
+            }
+        except Exception as error:
+            report.note(f"{operation.name}: launch overhead of {name}: {report.because(error)}")
+    return result
+
+
+def run(
+    only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = False, out: Path | None = None
+) -> dict[str, Any] | None:
+    """``hornbook bench kernels``; the whole result, or None without a CUDA GPU."""
+    todo = cases(only, shapes, dtypes, quick)
+    if not torch.cuda.is_available():
+        report.without_cuda({operation.name for operation in chosen(only)} if only else None)
+        return None
+    report.require_compiler()
+    # Backward is timed many times through one graph: what forward saved must not be used up by the first.
+    functorch: Any = importlib.import_module("torch._functorch.config")
+    with functorch.patch(donated_buffer=False):
+        return _run(todo, quick, out)
+
+
+def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
+    began = time.monotonic()
+    facts = report.machine()
+    place = report.folder(out, facts["gpu"])
+    measure = timing.CudaClock()
+    needed = sorted({case.dtype for case in todo})
+    limits = {
+        "copy": timing.copy_bandwidth(measure),
+        "matmul": {dtype: timing.matmul_rate(measure, dtype) for dtype in needed},
+    }
+    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits, "rows": []}
+    print(limits_line(result), flush=True)
+    for case in todo:
+        slow = quick and time.monotonic() - began > COMPILING_SECONDS
+        names = [name for name in NAMES if not (slow and name == "torch.compile")]
+        try:
+            torch.cuda.empty_cache()
+            rows = measure_case(case, measure, limits, names=names, seconds=0.3 if quick else 1.0)
+        except Exception as error:  # out of memory for the inputs themselves, or a GPU that has given up
+            notes = {"all": report.because(error)}
+            rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in ("forward", "backward")]
+        result["rows"] += rows
+        for r in rows:
+            if slow:
+                r["notes"]["torch.compile"] = "not run, so that --quick ends in time"
+            print(line(r), flush=True)
+        save(result, place)
+    names = [name for name in NAMES if not (quick and name == "torch.compile")]
+    operations = {case.operation.name: case.operation for case in todo}
+    try:
+        result["overhead_us"] = {name: overheads(op, names, todo[0].dtype) for name, op in operations.items()}
+    except Exception as error:
+        report.note(f"launch overhead: {report.because(error)}")
+    result["seconds"] = time.monotonic() - began
+    save(result, place)
+    draw(result, place)
+    print("\n" + markdown(result))
+    report.note(f"{place}: kernels.json, kernels.md and a plot per operation")
+    print(json.dumps(digest(result) | {"out": str(place)}))
+    return result
+
+
+# What is said of it.
+
+
+def limits_line(result: dict[str, Any]) -> str:
+    """What the card can do."""
+    rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in result["limits"]["matmul"].items())
+    return f"{result['gpu']}: copies {result['limits']['copy'] / 1e12:.2f} TB/s (read + written); matmul {rates}"
+
+
+def title(r: dict[str, Any], direction: bool = True) -> str:
+    """A row's case."""
+    shape = "x".join(map(str, r["shape"]))
+    return " ".join(filter(None, [r["operation"], r["form"], shape, r["dtype"], r["direction"] * direction]))
+
+
+def line(r: dict[str, Any]) -> str:
+    """A row in one line."""
+    times = ", ".join(f"{name} {report.number(t['median'] * 1000)}" for name, t in r["ms"].items())
+    compared = f"; fused is at {r['of_floor']['fused']:.2f} of the floor" if "fused" in r["ms"] else ""
+    if r["vs_reference"]:
+        compared += f", {report.number(r['vs_reference'])}x reference"
+    if r["vs_best_peer"]:
+        compared += f", {report.number(r['vs_best_peer'])}x {r['best_peer']}"
+    verdict = "" if r["verdict"] == "ok" else f"  {r['verdict']}"
+    notes = "".join(f"\n    {name}: {text}" for name, text in r["notes"].items())
+    return f"{title(r)}: µs: floor {report.number(r['floor_ms'] * 1000)}, {times}{compared}{verdict}{notes}"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as Markdown: times, memory, launches, notes."""
+    rows: list[dict[str, Any]] = result["rows"]
+    names = [name for name in NAMES if any(name in r["ms"] for r in rows)]
+    facts = f"{result['date']}, torch {result['torch']}, triton {result['triton']}, hornbook {result['hornbook']}"
+    text = f"# Kernels on {result['gpu']}\n\n{limits_line(result)}. {facts}.\n\n"
+    text += (
+        "Median µs, and in brackets the share of the floor that this is; the floor is what the bytes (memory) or the "
+        "products of matrices (matmul) of a call take at the card's measured limit. The last columns compare `fused`: "
+        "above 1 it is faster.\n\n"
+    )
+
+    def cell(r: dict[str, Any], name: str) -> str:
+        if name not in r["ms"]:
+            return "–"
+        return f"{report.number(r['ms'][name]['median'] * 1000)} ({r['of_floor'][name]:.2f})"
+
+    def best(r: dict[str, Any]) -> str:
+        return f"{report.number(r['vs_best_peer'])} ({r['best_peer']})" if r["vs_best_peer"] else "–"
+
+    text += report.table(
+        ["case", "floor", *names, "against reference", "against the best peer", "check"],
+        [
+            [
+                title(r),
+                f"{report.number(r['floor_ms'] * 1000)} {r['limit']}",
+                *(cell(r, name) for name in names),
+                report.number(r["vs_reference"]),
+                best(r),
+                r["verdict"],
+            ]
+            for r in rows
+        ],
+    )
+    text += "\nPeak memory of a call, MiB, its result and what it keeps for backward included:\n\n"
+    text += report.table(
+        ["case", *names],
+        [[title(r), *(report.number(_mebibytes(r["peak_bytes"].get(name))) for name in names)] for r in rows],
+    )
+    if found := result.get("overhead_us"):
+        names = [name for name in NAMES if any(name in of for of in found.values())]
+        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward:\n\n"
+        text += report.table(
+            ["operation", *names],
+            [
+                [name, *(" / ".join(report.number(us) for us in of[n].values()) if n in of else "–" for n in names)]
+                for name, of in found.items()
+            ],
+        )
+    notes = [f"- {title(r, direction=False)}: {name}: {words}\n" for r in rows for name, words in r["notes"].items()]
+    return text + ("\nNotes:\n\n" + "".join(dict.fromkeys(notes)) if notes else "")
+
+
+def _mebibytes(size: int | None) -> float | None:
+    return None if size is None else size / 2**20
+
+
+def save(result: dict[str, Any], place: Path) -> None:
+    """kernels.json and kernels.md; after every case, so that a run that is stopped leaves what it has."""
+    files.write_json(place / "kernels.json", result)
+    files.write(place / "kernels.md", markdown(result))
+
+
+def draw(result: dict[str, Any], place: Path) -> None:
+    """A plot for each operation: everybody's share of the floor."""
+    for operation in dict.fromkeys(r["operation"] for r in result["rows"]):
+        rows = [r for r in result["rows"] if r["operation"] == operation]
+        series = {name: [r["of_floor"].get(name) for r in rows] for name in NAMES}
+        series = {name: values for name, values in series.items() if any(values)}
+        labels = [title(r).removeprefix(operation).strip() for r in rows]
+        axis = "share of what the card can do (1: nobody can be faster)"
+        report.bars(place / f"{operation}.svg", f"{operation} on {result['gpu']}", axis, labels, series)
+
+
+def digest(result: dict[str, Any]) -> dict[str, Any]:
+    """The result in a few numbers: for each operation the median share of the floor, and mean ratios."""
+    operations = {}
+    for operation in dict.fromkeys(r["operation"] for r in result["rows"]):
+        rows = [r for r in result["rows"] if r["operation"] == operation]
+        found = {key: [r[key] for r in rows if r[key]] for key in ("vs_reference", "vs_best_peer")}
+        shares = [r["of_floor"]["fused"] for r in rows if "fused" in r["of_floor"]]
+        operations[operation] = {
+            "of_floor": round(median(shares), 3) if shares else None,
+            **{key: round(geometric_mean(values), 3) if values else None for key, values in found.items()},
+        }
+    verdicts = Counter(r["verdict"].partition(":")[0] for r in result["rows"])
+    return {
+        "gpu": result["gpu"],
+        "copy_tb_per_s": round(result["limits"]["copy"] / 1e12, 3),
+        "matmul_tflop_per_s": {name: round(rate / 1e12, 1) for name, rate in result["limits"]["matmul"].items()},
+        "rows": len(result["rows"]),
+        "wrong": verdicts["WRONG"],
+        "failed": verdicts["FAILED"],
+        "fused": operations,
+    }

@@ -1,0 +1,146 @@
+"""What benchmarks of a GPU have in common on their way out: where results go, which card it was, tables and bars."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__, files, ops
+from . import aot
+
+
+def folder(out: Path | None, card: str, today: date | None = None) -> Path:
+    """Where results go, made if need be: ``out``, or else a folder NAME-OF-THE-CARD-DATE. That is in the results of the
+    checkout that this file is in, or of the one that is the working directory, or else in ``./benchmark-results``."""
+    if out is None:
+        checkouts = (Path(__file__).resolve().parent / "results", Path("benchmarks/results"))
+        base = next((path for path in checkouts if path.is_dir()), Path("benchmark-results"))
+        out = base / f"{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}-{today or date.today()}"
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def machine() -> dict[str, Any]:
+    """What a result depends on besides the code."""
+    facts: dict[str, Any] = {
+        "date": str(date.today()),
+        "gpu": None,
+        "cpu": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": version("triton") if find_spec("triton") else None,  # not imported: that decides on the interpreter
+        "hornbook": __version__,
+    }
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(torch.cuda.current_device())
+        facts |= {
+            "gpu": card.name,
+            "capability": f"{card.major}.{card.minor}",
+            "multiprocessors": card.multi_processor_count,
+            "memory_bytes": card.total_memory,
+            "l2_bytes": card.L2_cache_size,
+            "cuda": torch.version.cuda,
+        }
+    return facts
+
+
+def without_cuda(only: set[str] | None = None) -> None:
+    """What a benchmark does where there is no CUDA GPU: say so, and print how the kernels compile for those GPUs."""
+    print("There is no CUDA GPU here, so nothing can be timed.")
+    summary: dict[str, Any] = {"cuda": False, "compiled": 0}
+    if (problem := ops.kernels_problem()) is not None:
+        print(f"The kernels cannot be compiled either: {problem}.")
+        print(json.dumps(summary | {"reason": problem}))
+        return
+    note("compiling every kernel for the GPUs that Hornbook supports; this takes a few minutes")
+    rows = aot.compile_all(progress=_progress, only=only)
+    failed = [row for row in rows if "error" in row]
+    summary["compiled"] = len(rows) - len(failed)
+    summary |= {"failed": len(failed), "with_spills": sum(bool(row.get("spills")) for row in rows)}
+    print("What the compiler makes of the kernels, for each kind of GPU (compute capability):\n")
+    print(aot.markdown(rows))
+    print(json.dumps(summary))
+
+
+def _progress(done: int, of: int) -> None:
+    if done == of or (sys.stderr.isatty() and done % 20 == 0):
+        note(f"compiled {done} of {of}")
+
+
+def require_compiler() -> None:
+    """Kernels in Triton's interpreter would be timed thousands of times too slow."""
+    from ..errors import ConfigError
+    from ..kernels import interpreter
+
+    if interpreter.is_on():
+        raise ConfigError(f"{interpreter.VARIABLE}={os.environ[interpreter.VARIABLE]}: unset it to time kernels")
+
+
+def note(message: str) -> None:
+    """A line to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def because(error: BaseException) -> str:
+    """An exception in one short line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; all columns but the first are flush right."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number rounded to so many significant digits; a dash for none."""
+    return "–" if value is None else f"{float(f'{value:.{digits}g}'):,.12g}"
+
+
+def bars(
+    path: Path, title: str, axis: str, labels: Sequence[str], series: Mapping[str, Sequence[float | None]]
+) -> None:
+    """Draw groups of bars from top to bottom, one group a label, with a line at 1.
+
+    Args:
+        path: an .svg file.
+        axis: what the length of a bar is.
+        series: name → a number for each label, or None.
+    """
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    colours = ("#bdbdbd", "#737373", "#fdae6b", "#9ecae1", "#08519c", "#74c476", "#9e9ac8")
+    with plt.rc_context(
+        {"svg.hashsalt": "hornbook", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        height = 0.8 / max(1, len(series))
+        figure, axes = plt.subplots(figsize=(8, 1 + len(labels) * (0.3 + 0.13 * len(series))), layout="constrained")
+        for n, (name, values) in enumerate(series.items()):
+            at = [row + (n - (len(series) - 1) / 2) * height for row in range(len(labels))]
+            axes.barh(at, [v or 0.0 for v in values], height, label=name, color=colours[n % len(colours)])
+        axes.axvline(1.0, color="#777777", linestyle="--", linewidth=0.8)
+        axes.set_yticks(range(len(labels)), list(labels))
+        axes.invert_yaxis()
+        axes.set(xlabel=axis, title=title)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    files.write(path, buffer.getvalue())

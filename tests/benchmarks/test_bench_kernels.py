@@ -1,0 +1,334 @@
+"""The benchmarks of kernels and models: floors, options, checks, reports; on a CPU with two implementations."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hornbook.benchmarks import aot, kernels, operations, report, timing
+from hornbook.benchmarks import model as model_
+from hornbook.benchmarks.operations import OPERATIONS, Case
+from hornbook.cli import main
+from hornbook.errors import ConfigError
+
+LIMITS = {"copy": 1e9, "matmul": {"fp32": 1e9, "bf16": 1e9}}
+
+
+def case(operation: str, form: str, shape: tuple[int, ...], dtype: str = "fp32") -> Case:
+    return Case(OPERATIONS[operation], form, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("operation", "form", "shape", "forward", "backward"),
+    [
+        # 6 numbers of 4 bytes: x and y; y, dy and dx
+        ("softmax", "", (2, 3), (48, 0), (72, 0)),
+        # two squares of 3 x 3, of which 6 are seen each: 12 + 18 numbers; 12 + 12 + 18
+        ("softmax", "causal", (6, 3), (120, 0), (168, 0)),
+        # 2 queries of 5: the first sees 4 keys, the last 5: 9 + 10 numbers; 9 + 9 + 10
+        ("softmax", "causal", (2, 5), (76, 0), (112, 0)),
+        # x, y of 6 numbers and two parameters of 3; x, dy, dx, and w, dw, db
+        ("layer_norm", "", (2, 3), (72, 0), (108, 0)),
+        # q, k, v, o of 2·3·5·8 = 240 numbers; 10 heads with 9 pairs, 2 products of 8 products and sums; then 8, and 5
+        ("attention", "full", (2, 3, 5, 8), (3840, 2880), (7680, 7200)),
+        # 6 pairs a head
+        ("attention", "causal", (2, 3, 5, 8), (3840, 1920), (7680, 4800)),
+    ],
+)
+def test_least_work(operation: str, form: str, shape: tuple[int, ...], forward: Any, backward: Any) -> None:
+    assert case(operation, form, shape).work(False) == forward
+    assert case(operation, form, shape).work(True) == backward
+    assert case(operation, form, shape, "bf16").work(False)[0] == forward[0] / 2
+
+
+@pytest.mark.parametrize(("T_q", "T_k"), [(1, 1), (1, 7), (4, 4), (3, 11)])
+def test_pairs_are_those_of_the_mask(T_q: int, T_k: int) -> None:
+    assert operations.pairs_seen(T_q, T_k) == torch.ones(T_q, T_k).tril(T_k - T_q).sum()
+
+
+def test_the_higher_floor_counts() -> None:
+    c = case("attention", "full", (1, 4, 1, 8))  # 4 x 32 numbers, 512 bytes; 4·16·8 = 512 operations
+    for copy, matmul, limit in ((1e6, 2e6, "memory"), (2e6, 1e6, "matmul")):
+        r = kernels.row(c, "forward", {}, {"copy": copy, "matmul": {"fp32": matmul}}, {}, {}, {})
+        assert r["limit"] == limit
+        assert r["floor_ms"] == pytest.approx(0.512)
+
+
+def rows_for_test() -> list[dict[str, Any]]:
+    """Two rows with times that were made up: 48 bytes at 1 GB/s are 48 ns."""
+
+    def t(ms: float) -> timing.Times:
+        return timing.Times(ms, ms * 0.9, ms * 0.95, ms * 1.1, 10)
+
+    c = case("softmax", "", (2, 3))
+    times = {"reference": t(480e-6), "torch": t(192e-6), "Liger": t(120e-6), "fused": t(60e-6)}
+    good = kernels.row(
+        c, "forward", times, LIMITS, {"fused": 1e-6}, {"fused": 3 << 20}, {"torch.compile": "no compiler"}
+    )
+    bad = kernels.row(c, "backward", {"torch": t(1.0), "fused": t(2.0)}, LIMITS, {"fused": math.inf}, {}, {})
+    return [good, bad]
+
+
+def result_for_test() -> dict[str, Any]:
+    facts = {"gpu": "Test Card", "date": "2026-01-02", "torch": "2", "triton": "3", "hornbook": "0"}
+    return facts | {
+        "limits": LIMITS,
+        "rows": rows_for_test(),
+        "overhead_us": {"softmax": {"fused": {"forward": 9.5, "backward": 12}}},
+    }
+
+
+def test_comparisons() -> None:
+    good, bad = rows_for_test()
+    assert good["of_floor"] == pytest.approx({"reference": 0.1, "torch": 0.25, "Liger": 0.4, "fused": 0.8})
+    assert (good["best_peer"], good["verdict"]) == ("Liger", "ok")
+    assert good["vs_reference"] == pytest.approx(8)
+    assert good["vs_best_peer"] == pytest.approx(2)
+    assert bad["verdict"] == "WRONG: fused"
+    assert (bad["vs_reference"], bad["vs_best_peer"], bad["error"]) == (None, 0.5, {"fused": None})
+    assert kernels.row(case("softmax", "", (2, 3)), "forward", {}, LIMITS, {}, {}, {})["verdict"] == "FAILED"
+
+
+def test_reports(tmp_path: Path) -> None:
+    result = result_for_test()
+    kernels.save(result, tmp_path)
+    kernels.draw(result, tmp_path)
+    assert json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"] == result["rows"]
+    text = (tmp_path / "kernels.md").read_text(encoding="utf-8")
+    assert (
+        "| softmax 2x3 fp32 forward | 0.048 memory | 0.48 (0.10) | 0.192 (0.25) | 0.06 (0.80) | 0.12 (0.40) |" in text
+    )
+    assert "| 8 | 2 (Liger) | ok |" in text
+    assert "WRONG: fused" in text
+    assert "- softmax 2x3 fp32: torch.compile: no compiler" in text
+    assert "| softmax | 9.5 / 12 |" in text
+    assert (tmp_path / "softmax.svg").stat().st_size > 1000
+    digest = kernels.digest(result)
+    assert (digest["wrong"], digest["failed"], digest["rows"]) == (1, 0, 2)
+    assert digest["fused"]["softmax"]["vs_best_peer"] == 1.0  # 2 and 0.5
+    json.dumps(digest, allow_nan=False)
+    assert "8x reference, 2x Liger" in kernels.line(result["rows"][0])
+
+
+def test_options() -> None:
+    todo = kernels.cases(only="softmax, attention", shapes="softmax=8x4,2x7", dtypes="bf16,fp32")
+    assert [str(c) for c in todo[:3]] == ["softmax 8x4 bf16", "softmax causal 8x4 bf16", "softmax 2x7 bf16"]
+    usual = 2 * 2 * len(OPERATIONS["attention"].shapes)
+    assert sum(c.operation.name == "attention" for c in todo) == usual
+    assert len(kernels.cases(quick=True)) < len(kernels.cases())
+    assert kernels.parse_shapes(" attention = 4x2048x16x64 ;") == {"attention": ((4, 2048, 16, 64),)}
+    assert kernels.parse_shapes("") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"only": "sofmax"}, "did you mean 'softmax'"),
+        ({"shapes": "8x4"}, "OPERATION=SHAPE"),
+        ({"shapes": "norm=8x4"}, "no operation 'norm'"),
+        ({"shapes": "softmax=8"}, "ROWSxCOLUMNS"),
+        ({"shapes": "softmax=8x4x2"}, "ROWSxCOLUMNS"),
+        ({"shapes": "softmax=8x0"}, "from 1, not '8x0'"),
+        ({"shapes": "softmax=8x-4"}, "not '8x-4'"),
+        ({"shapes": "softmax="}, "not ''"),
+        ({"shapes": "attention=8x4"}, "BxTxHxD"),
+        ({"only": "softmax", "shapes": "attention=1x8x1x16"}, "which --only leaves out"),
+        ({"dtypes": "fp8"}, "no number format 'fp8'"),
+        ({"dtypes": ","}, "no number format ''"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        kernels.cases(**options)
+
+
+CPU_CASES = [
+    case("softmax", "", (5, 33)),
+    case("softmax", "causal", (66, 33)),
+    case("softmax", "causal", (5, 33)),
+    case("layer_norm", "", (7, 40)),
+    case("attention", "causal", (2, 70, 2, 16)),
+    case("attention", "full", (2, 70, 2, 16)),
+]
+
+
+def measured(c: Case, *names: str) -> list[dict[str, Any]]:
+    return kernels.measure_case(c, timing.host_clock, LIMITS, device="cpu", names=names, seconds=0.0)
+
+
+@pytest.mark.parametrize("c", CPU_CASES, ids=str)
+def test_measuring(c: Case) -> None:
+    forward, backward = measured(c, "reference", "torch")
+    assert (forward["direction"], backward["direction"]) == ("forward", "backward")
+    for r in (forward, backward):
+        assert list(r["ms"]) == ["reference", "torch"]
+        assert r["error"]["torch"] < 1e-6
+        assert not r["notes"]
+
+
+@pytest.mark.parametrize("fault", ["result", "gradient", "hidden", "crash"])
+@pytest.mark.parametrize("c", CPU_CASES, ids=str)
+def test_whoever_is_wrong_is_not_timed(c: Case, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 % more at the end, or a gradient that is an eighth too long, or something where nothing is seen."""
+    right = operations.implementation("torch", c.operation.name)
+
+    def wrong(*tensors: torch.Tensor, **options: Any) -> torch.Tensor:
+        y = right(*tensors, **options)
+        if fault == "crash":
+            raise RuntimeError("out of ideas")
+        if fault == "gradient":
+            y.register_hook(lambda grad: grad * 1.125)
+        if fault == "result":
+            y = y + torch.zeros_like(y).index_fill(0, torch.tensor(len(y) - 1), 0.03)
+        if fault == "hidden":
+            y = y + 1e-3 * torch.ones(y.shape[-2:]).triu(1 + y.shape[-1] - y.shape[-2])
+        return y
+
+    if fault == "hidden" and (c.operation.name, c.form) != ("softmax", "causal"):
+        pytest.skip("every number of the result is one that is seen")
+    names = {"reference": operations.implementation("reference", c.operation.name), "torch": wrong}
+    monkeypatch.setattr(kernels, "implementation", lambda name, operation: names[name])
+    for r in measured(c, "reference", "torch"):
+        assert list(r["ms"]) == ["reference"]
+        assert "not timed" in r["notes"]["torch"] or "out of ideas" in r["notes"]["torch"]
+
+
+def test_ours_is_timed_and_marked_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "implementation", lambda name, operation: lambda x, **_: x * 2)
+    forward, _ = measured(case("softmax", "", (5, 33)), "reference", "fused")
+    assert "fused" in forward["ms"]
+    assert forward["verdict"] == "WRONG: fused"
+
+
+def test_who_is_left_out() -> None:
+    """Naive attention without the memory for it; a library that is not there or has no causal softmax."""
+    c = case("attention", "causal", (1, 1024, 1, 16))  # a matrix of 4 MB
+    found, notes = kernels.functions(c, ("reference", "torch"), free=50e6)
+    assert list(found) == ["torch"]
+    assert "0 GB" in notes["reference"]
+    assert list(kernels.functions(c, ("reference", "torch"), free=100e6)[0]) == ["reference", "torch"]
+    assert kernels.functions(case("softmax", "causal", (4, 4)), ("Liger", "QuACK", "composed")) == ({}, {})
+
+
+def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:
+    asked: list[set[str] | None] = []
+
+    def compile_all(progress: Any = None, only: set[str] | None = None) -> list[dict[str, Any]]:
+        asked.append(only)
+        same = {"shape": "64 columns", "dtype": "bf16", "target": 90, "registers": 40, "shared": 0}
+        return [{"kernel": "one", **same, "spills": 0}, {"kernel": "two", **same, "spills": 3}]
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(report.ops, "kernels_problem", lambda: None)
+    monkeypatch.setattr(aot, "compile_all", compile_all)
+    return asked
+
+
+@pytest.mark.parametrize("argv", [["kernels", "--only", "softmax"], ["kernels", "--quick"], ["model"]])
+def test_without_cuda(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
+    asked = fake_table(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    main(["bench", *argv])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "There is no CUDA GPU here, so nothing can be timed."
+    assert any(line.startswith("| two | 64 columns") for line in lines)
+    assert json.loads(lines[-1]) == {"cuda": False, "compiled": 2, "failed": 0, "with_spills": 1}
+    assert asked == [{"softmax"} if "--only" in argv else None]
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_cuda_and_triton(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    fake_table(monkeypatch)
+    monkeypatch.setattr(report.ops, "kernels_problem", lambda: "triton is not installed")
+    main(["bench", "kernels"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["reason"] == "triton is not installed"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["kernels", "--shapes", "softmax=1"], "ROWSxCOLUMNS"),
+        (["model", "--device", "tpu"], "auto, cuda or cpu"),
+        (["model", "--preset", "gtp2"], "did you mean 'gpt2'"),
+        (["model", "--batch-size", "0"], "at least 1"),
+    ],
+)
+def test_faults_of_options_come_first(argv: list[str], words: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["bench", *argv])
+    assert words in str(end.value)
+
+
+def test_model_on_a_cpu(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"context_length": 32, "n_layer": 1, "n_head": 2, "d_model": 32, "vocab_size": 64}
+    preset = model_.GPTConfig.preset
+    monkeypatch.setattr(model_.GPTConfig, "preset", lambda name: preset(name, **shape))
+    clock = iter(range(1, 10_000))
+    monkeypatch.setattr(timing, "host_clock", lambda call: (call(), float(next(clock)))[1])
+    main(["bench", "model", "--preset", "nano", "--device", "cpu", "--quick", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    digest = json.loads(said.splitlines()[-1])
+    assert set(digest["tokens_per_second"]) == {"reference", "torch"}
+    assert (digest["wrong"], digest["failed"], digest["rows"]) == ([], [], 2)
+    result = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    first = result["first_step"]
+    assert first["loss"]["torch"] == pytest.approx(math.log(64), rel=0.1)
+    assert 0 < first["gradient"]["torch"] < 1e-5
+    training = result["training"]
+    assert training["tokens_per_second"]["torch"] == pytest.approx(64 / training["ms"]["torch"]["median"] * 1000)
+    assert [d["cached"] for d in result["decoding"]] == [31, 31]
+    assert "| torch |" in (tmp_path / "model.md").read_text(encoding="utf-8")
+
+
+def test_a_model_that_disagrees_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = model_.GPTConfig(context_length=16, n_layer=1, n_head=2, d_model=32, vocab_size=64)
+    training = model_.Training(config, torch.device("cpu"), "fp32")
+    notes: dict[str, str] = {}
+    assert model_.agreement(training, ["reference", "torch"], (2,), "fp32", notes)["wrong"] == []
+    right = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **o: right(*a, **o) * 0.9)
+    found = model_.agreement(training, ["reference", "torch"], (2,), "fp32", notes)
+    assert found["wrong"] == ["torch"]
+    assert not notes
+
+
+def test_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference has memory for 2 rows; where even one row is too much, it is left out and the others go on."""
+    config = model_.GPTConfig(context_length=16, n_layer=1, n_head=2, d_model=32, vocab_size=64)
+    training = model_.Training(config, torch.device("cpu"), "fp32")
+    first, room = training.first, 2
+
+    def tight(name: str) -> Any:
+        if name == "reference" and len(training.ids) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return first(name)
+
+    monkeypatch.setattr(training, "first", tight)
+    notes: dict[str, str] = {}
+    assert set(model_.agreement(training, ["reference", "torch"], (8, 4, 2, 1), "fp32", notes)["loss"]) == {
+        "reference",
+        "torch",
+    }
+    assert len(training.ids) == 2
+    assert not notes
+    room = 0
+    assert set(model_.agreement(training, ["reference", "torch"], (2, 1), "fp32", notes)["loss"]) == {"torch"}
+    assert "out of memory" in notes["reference"]
+
+
+@pytest.mark.gpu
+def test_kernels_on_a_gpu(tmp_path: Path, capsys) -> None:
+    shapes = "softmax=64x256;layer_norm=64x256;attention=1x128x2x64"
+    main(["bench", "kernels", "--quick", "--shapes", shapes, "--out", str(tmp_path)])
+    digest = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (digest["rows"], digest["wrong"], digest["failed"]) == (10, 0, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg",
+    }  # fmt: skip
+    for r in json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"]:
+        assert {"reference", "torch", "fused"} <= set(r["ms"])
+        assert all(size > 0 for size in r["peak_bytes"].values())
