@@ -1,7 +1,7 @@
 """Triton's CPU interpreter, repaired, so that every kernel also runs where there is no GPU.
 
 With TRITON_INTERPRET=1 in the environment `triton.jit` makes functions that run a kernel's Python line by line on NumPy
-arrays, one program after the other. That is slow, and right, but for three faults that are mended here:
+arrays, one program after the other. That is slow, and right, but for faults that are mended here:
 
     bfloat16    NumPy has no such type, so the interpreter keeps the 16 bits as integers, and then computes with the
                 integers. Here operands are widened to fp32 first, and results rounded to the nearest bfloat16, ties
@@ -9,6 +9,9 @@ arrays, one program after the other. That is slow, and right, but for three faul
     loops       ``range(n)`` with n known at run time fails in triton 3.6 with NumPy 2.4 and newer.
                 (Upstream: https://github.com/triton-lang/triton/issues/9171)
     fma         rounds x y before it adds z in triton 3.6, where the one point of it is to round once.
+    dot         sums in an order that depends on the shapes and on the machine's BLAS, so that a score computed twice
+                may differ. Here the sum is taken in fp64 and rounded once: the same bits everywhere, and more exact
+                than a GPU's sum in fp32.
 
 Triton looks at the environment when it is imported, so `switch_on` must come before that.
 """
@@ -79,13 +82,21 @@ def repair() -> None:
             if not any(map(is_bf16, args)):
                 return original(self, *args)
             result = original(self, *map(widened, args))
-            # Comparisons give truth values, and a product of matrices has the type of what it is added to.
-            return rounded(result.data) if result.dtype.scalar == tl.float32 and name != "create_dot" else result
+            return rounded(result.data) if result.dtype.scalar == tl.float32 else result  # not of comparisons
 
         setattr(Builder, name, operation)
 
-    for name in ("binary_op", "unary_op", "create_rsqrt", "create_erf", "create_clampf", "create_dot"):
+    for name in ("binary_op", "unary_op", "create_rsqrt", "create_erf", "create_clampf"):
         in_fp32(name)
+
+    def dot(self: Any, a: Any, b: Any, c: Any, *options: Any, original: Any = Builder.create_dot) -> Any:
+        a, b = widened(a), widened(b)
+        if c.dtype.scalar != tl.float32 or a.data.dtype.kind != "f":
+            return original(self, a, b, c, *options)
+        exact = np.matmul(a.data.astype(np.float64), b.data.astype(np.float64)) + c.data
+        return Handle(exact.astype(np.float32), tl.float32)
+
+    Builder.create_dot = dot
 
     def fma(self: Any, x: Any, y: Any, z: Any, original: Callable[..., Any] = Builder.create_fma) -> Any:
         wide = [widened(a) for a in (x, y, z)]

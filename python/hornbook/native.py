@@ -24,6 +24,8 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
     T_q, T_k = q.shape[1], k.shape[1]
+    if scale is not None and scale < 0:  # SDPA gives nan for it on a CPU
+        q, scale = -q, -scale
     mask = None
     if causal and T_q != T_k and T_q > 1:  # SDPA's own causal mask is aligned to the first key, ours to the last
         mask = torch.ones(T_q, T_k, dtype=torch.bool, device=q.device).tril(T_k - T_q)

@@ -2,7 +2,8 @@
 
     accuracy        results and every gradient against float64: no more than 1.5 × the error that PyTorch makes in the
                     same number format, plus one unit in the last place of the largest number; memory that a kernel is
-                    to fill holds NaN before
+                    to fill holds NaN before. The largest of few errors is chance, so a case that is over the limit is
+                    drawn again, and has to be within it over all draws together, of at most 8
     repeatable      the same bits twenty times
     strided         inputs with gaps and turned axes give the same bits as tight ones
     empty           no rows, no columns, no tokens
@@ -15,6 +16,7 @@ Each check counts the kernel's launches, so one that compares a reference with i
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 REPEATS = 20
+DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -123,26 +126,33 @@ def ulp(dtype: torch.dtype, largest: float) -> float:
     return info.eps * max(2.0 ** math.floor(math.log2(largest)), info.tiny) if largest > 0 else info.tiny
 
 
-def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device: str, seed: int = 0) -> None:
-    inputs = make(case, dtype, device, seed)
-    wide = {n: None if t is None else t.detach().double().requires_grad_() for n, t in inputs.items()}
-    exact = run(operation.reference, wide, case.options)
-    peer = run(operation.torch, inputs, case.options)
-    if not all(t.isfinite().all() for t in peer.values()):  # PyTorch's attention on a CPU with a negative scale
-        peer = run(operation.reference, inputs, case.options)
-    with poisoned():
-        mine = run_fused(operation, inputs, case.options)
-    assert mine.keys() == exact.keys()
-    for name, want in exact.items():
-        got = mine[name]
-        assert got.dtype == dtype, f"{name} is {got.dtype}"
-        assert got.shape == want.shape, f"{name} is {tuple(got.shape)}, not {tuple(want.shape)}"
-        assert got.isfinite().all(), f"{name}: {int((~got.isfinite()).sum())} of {got.numel()} numbers are not finite"
-        if not want.numel():
-            continue
-        error, allowed = ((t[name].double() - want).abs().max().item() for t in (mine, peer))
-        limit = 1.5 * allowed + ulp(dtype, want.abs().max().item())
-        assert error <= limit, f"{name}: error {error:.3g}, PyTorch's {allowed:.3g}, so at most {limit:.3g}"
+def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device: str) -> None:
+    error, allowed, largest = (defaultdict[str, float](float) for _ in range(3))
+    over: dict[str, str] = {}
+    for seed in range(DRAWS):
+        inputs = make(case, dtype, device, seed)
+        wide = {n: None if t is None else t.detach().double().requires_grad_() for n, t in inputs.items()}
+        exact = run(operation.reference, wide, case.options)
+        peer = run(operation.torch, inputs, case.options)
+        with poisoned():
+            mine = run_fused(operation, inputs, case.options)
+        assert mine.keys() == exact.keys()
+        over.clear()
+        for name, want in exact.items():
+            got = mine[name]
+            assert got.dtype == dtype, f"{name} is {got.dtype}"
+            assert got.shape == want.shape, f"{name} is {tuple(got.shape)}, not {tuple(want.shape)}"
+            assert got.isfinite().all(), f"{name}: {int((~got.isfinite()).sum())} of {got.numel()} are not finite"
+            if not want.numel():
+                continue
+            for worst, t in ((error, got.double() - want), (allowed, peer[name].double() - want), (largest, want)):
+                worst[name] = max(worst[name], t.abs().max().item())
+            limit = 1.5 * allowed[name] + ulp(dtype, largest[name])
+            if error[name] > limit:
+                over[name] = f"error {error[name]:.3g}, PyTorch's {allowed[name]:.3g}, so at most {limit:.3g}"
+        if not over:
+            return
+    raise AssertionError(f"over {DRAWS} draws: {over}")
 
 
 def check_repeatable(operation: Operation, dtype: torch.dtype, device: str) -> None:
