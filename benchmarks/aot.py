@@ -35,8 +35,9 @@ from ..kernels import interpreter
 # Compute capability → shared memory that one program can have, in bytes. 89 stands for those of 99 KB (86, 89, 120).
 TARGETS = {80: 166_912, 89: 101_376, 90: 232_448}
 FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-HEAD_DIMS = (16, 24, 32, 48, 64, 80, 128, 256)  # each class of the launch table, full and with channels to spare
-COLUMNS = ["kernel", "shape", "dtype", "target", "registers", "shared", "spills", "tensor_core", "wide_loads", "loads"]
+# Each class of attention's launch table: full, and with few channels of a second half, which are read less wide.
+HEAD_DIMS = (16, 24, 32, 40, 48, 64, 72, 80, 128, 256)
+COLUMNS = ["kernel", "shape", "dtype", "target", "registers", "shared", "spilled", "tensor_core", "wide_loads", "loads"]
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def without_cuda(only: set[str] | None = None) -> None:
     rows = aot.compile_all(progress=_progress, only=only)
     failed = [row for row in rows if "error" in row]
     summary["compiled"] = len(rows) - len(failed)
-    summary |= {"failed": len(failed), "with_spills": sum(bool(row.get("spills")) for row in rows)}
+    summary |= {"failed": len(failed), "with_spills": sum(bool(row.get("spilled")) for row in rows)}
     print("What the compiler makes of the kernels, for each kind of GPU (compute capability):\n")
     print(aot.markdown(rows))
     print(json.dumps(summary))

@@ -191,14 +191,15 @@ def attention_backward_q(
     store_rows(DQ + at, H * D, i, T_q, dq * scale, D, BLOCK_D)
 
 
-# (channels up to, bytes a number) → BLOCK_M, BLOCK_N, warps of forward, of the dK and dV kernel, of the dQ kernel. One
-# table for all GPUs: every entry fits into the 99 KB of shared memory that the smallest of them has, and those of two
-# bytes up to 128 channels compile without a spill for all of them (tests/kernels/test_compiles.py).
+# (channels at most, bytes a number) → BLOCK_M, BLOCK_N, warps: of forward, of the dK and dV kernel, of the dQ kernel.
+# One table for all GPUs: every entry fits into the 99 KB of shared memory that the smallest of them has, and those of
+# two bytes up to 128 channels compile without a spill for all of them (tests/kernels/test_compiles.py).
 TABLE: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
     (16, 2): ((128, 32, 4), (64, 64, 4), (64, 64, 4)),
     (32, 2): ((128, 32, 4), (64, 64, 8), (64, 64, 4)),
+    (56, 2): ((128, 64, 8), (16, 128, 8), (64, 64, 4)),
     (64, 2): ((128, 64, 8), (32, 64, 4), (64, 64, 4)),
-    (128, 2): ((128, 64, 8), (32, 64, 8), (64, 32, 4)),
+    (128, 2): ((128, 64, 8), (32, 64, 8), (128, 32, 8)),
     (256, 2): ((64, 32, 8), (32, 32, 8), (32, 32, 8)),
     (16, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
     (32, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
@@ -207,6 +208,11 @@ TABLE: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
     (256, 4): ((32, 16, 4), (16, 16, 8), (16, 16, 8)),
 }
 DELTA_ROWS = 32
+
+
+def _blocks(q: Tensor) -> tuple[tuple[int, int, int], ...]:
+    D, size = q.shape[-1], q.element_size()
+    return TABLE[min(entry for entry in TABLE if entry[0] >= D and entry[1] == size)]
 
 
 def _settings(q: Tensor, causal: bool) -> dict[str, Any]:
@@ -226,7 +232,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
     B, T_q, H, _ = q.shape
     o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
     settings = _settings(q, causal)
-    block_m, block_n, warps = TABLE[settings["BLOCK_D"], q.element_size()][0]
+    block_m, block_n, warps = _blocks(q)[0]
     grid = (triton.cdiv(T_q, block_m) * B * H,)
     library.launch(
         attention_forward, grid, q, k, v, o, log_sum, *_common(q, k, v, scale),
@@ -245,7 +251,7 @@ def _backward(
     delta = torch.empty_like(log_sum)
     settings, common = _settings(q, causal), _common(q, k, v, scale)
     block_d = settings["BLOCK_D"]
-    _, for_kv, for_q = TABLE[block_d, q.element_size()]
+    _, for_kv, for_q = _blocks(q)
     grid = (triton.cdiv(T_q, DELTA_ROWS) * B * H,)
     library.launch(attention_delta, grid, o, do, delta, T_q, H, D=D, BLOCK_D=block_d, BLOCK_M=DELTA_ROWS)
     block_m, block_n, warps = for_kv

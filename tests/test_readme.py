@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -54,10 +55,25 @@ def test_one_screen_and_no_lost_links() -> None:
 
 @pytest.mark.slow
 def test_shell_lines(tmp_path: Path) -> None:
-    (lines,) = (b for b in blocks("bash") if "hornbook corpus write" in b)
-    for line in lines.splitlines():
-        shell(line, tmp_path)
+    """Use it, and then, on the shards that this leaves, swap the kernels."""
+    for word in ("hornbook corpus write", "hornbook doctor"):
+        (lines,) = (b for b in blocks("bash") if word in b)
+        shell("set -e; " + lines, tmp_path).splitlines()
     assert (tmp_path / "runs/mine/loss.svg").exists()
+    assert (tmp_path / "runs/fused/loss.svg").exists()
+    assert (tmp_path / "runs/composed/loss.svg").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this is about machines without a GPU")
+def test_benchmarks_without_a_gpu(tmp_path: Path) -> None:
+    for line in ("hornbook bench kernels --only layer_norm", "hornbook bench model"):
+        lines = shell(line, tmp_path).splitlines()
+        assert lines[0].startswith("There is no CUDA GPU here")
+        assert any(row.startswith("| layer_norm_rows |") for row in lines)
+        end = json.loads(lines[-1])
+        assert end["compiled"] > 100
+        assert end["failed"] == 0
 
 
 @pytest.mark.slow

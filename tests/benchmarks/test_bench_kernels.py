@@ -220,7 +220,7 @@ def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:
     def compile_all(progress: Any = None, only: set[str] | None = None) -> list[dict[str, Any]]:
         asked.append(only)
         same = {"shape": "64 columns", "dtype": "bf16", "target": 90, "registers": 40, "shared": 0}
-        return [{"kernel": "one", **same, "spills": 0}, {"kernel": "two", **same, "spills": 3}]
+        return [{"kernel": "one", **same, "spilled": 0}, {"kernel": "two", **same, "spilled": 8}]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(report.ops, "kernels_problem", lambda: None)
