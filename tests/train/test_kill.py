@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import hornbook as hb
@@ -32,11 +33,21 @@ def losses(out: Path) -> dict[int, float]:
     return {e["step"]: e["loss"] for e in map(json.loads, (out / "log.jsonl").read_text().splitlines())}
 
 
-def last_step(out: Path) -> int:
-    """The last step that the log has whole."""
-    log = out / "log.jsonl"
-    lines = log.read_text().split("\n")[:-1] if log.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+def latest(out: Path) -> str:
+    """The checkpoint that a run would go on from."""
+    pointer = out / "checkpoints" / "latest"
+    return pointer.read_text().strip() if pointer.exists() else "none"
+
+
+def saving(out: Path, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process is in the middle of a save, or was when it was killed."""
+    return any((out / "checkpoints").glob(f".*.{process.pid}.tmp"))
+
+
+def wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], every: float) -> None:
+    started = time.monotonic()
+    while process.poll() is None and time.monotonic() - started < 120 and not ready():
+        time.sleep(every)
 
 
 @pytest.mark.slow
@@ -52,26 +63,27 @@ def test_killed_at_random_instants(tmp_path: Path) -> None:
 
     out = tmp_path / "killed"
     chance = random.Random(0)
-    reached, while_saving = [], 0
-    for _ in range(KILLS):
+    reached, while_saving = ["none"], 0
+    for number in range(KILLS):
         process = subprocess.Popen(command(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # Wait until this process has come to a save of its own, however slow the machine, then a random while.
-        begin = int(reached[-1].removeprefix("step-")) if reached and reached[-1] != "none" else 0
-        started = time.monotonic()
-        while process.poll() is None and time.monotonic() - started < 120 and last_step(out) < begin + EVERY:
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0, 0.4))
+        # Wait for a save of this process, however slow the machine; then for a random while, or, every other time, for
+        # the files of its next save and a random moment more.
+        wait(process, lambda: latest(out) != reached[-1], every=0.02)
+        if number % 2:
+            wait(process, lambda process=process: saving(out, process), every=0.0005)
+            time.sleep(chance.uniform(0, 0.01))
+        else:
+            time.sleep(chance.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        while_saving += bool(list((out / "checkpoints").glob(".*")) if (out / "checkpoints").exists() else [])
-        pointer = out / "checkpoints" / "latest"
-        reached.append(pointer.read_text().strip() if pointer.exists() else "none")
+        while_saving += saving(out, process)
+        reached.append(latest(out))
     finished = subprocess.run(command(data, out), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     print(f"killed at checkpoints {reached}, {while_saving} times while saving")
     assert len(set(reached)) >= 5, "the kills came at different points of the run"
     assert reached[-1] != f"step-{STEPS:06d}", "the run was over before the last kill: make it longer"
-    assert while_saving >= 1, "no kill came during a save: make saves more frequent"
+    assert while_saving >= 3, "few kills came during a save"
     assert losses(out) == whole
     a, b = (hb.load(run)[0].state_dict() for run in (tmp_path / "whole", out))
     assert all(a[name].equal(b[name]) for name in a)
