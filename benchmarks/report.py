@@ -9,14 +9,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import __version__, files, ops
+from .. import __version__, doctor, files, ops
 from . import aot
 
 
@@ -33,13 +32,14 @@ def folder(out: Path | None, card: str, today: date | None = None) -> Path:
 
 def machine() -> dict[str, Any]:
     """What a result depends on besides the code."""
+    has_triton = util.find_spec("triton") is not None  # not imported: that would decide on the interpreter
     facts: dict[str, Any] = {
         "date": str(date.today()),
         "gpu": None,
         "cpu": platform.machine(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": version("triton") if find_spec("triton") else None,  # not imported: that decides on the interpreter
+        "triton": doctor.version("triton") if has_triton else None,
         "hornbook": __version__,
     }
     if torch.cuda.is_available():

@@ -39,10 +39,11 @@ from . import library
 
 @triton.jit
 def place(T, H, BLOCK: tl.constexpr):
-    """What this program is for: the number of its block of tokens, its head, and its sequence."""
+    """What this program is for: the number of its block of tokens, its head, and its sequence (wide, as they multiply
+    strides)."""
     blocks = tl.cdiv(T, BLOCK)
     row = tl.program_id(0) // blocks
-    return tl.program_id(0) % blocks, row % H, (row // H).to(tl.int64)
+    return tl.program_id(0) % blocks, (row % H).to(tl.int64), (row // H).to(tl.int64)
 
 
 @triton.jit
@@ -295,16 +296,19 @@ class _Attention(torch.autograd.Function):
         q, k, v, ctx.scale, ctx.causal = inputs
         o, log_sum = output
         ctx.mark_non_differentiable(log_sum)
+        ctx.set_materialize_grads(False)  # no zeros in the place of log_sum's gradient
         ctx.save_for_backward(q, k, v, o, log_sum)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, do: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, do: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if do is None:
+            return (None,) * 5
         return *_attention_backward(do, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None
 
 
-def refusal(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> str | None:
-    """Why the kernel does not take this call, or None if it does."""
+def misfit(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> str | None:
+    """What keeps these tensors from being queries, keys and values of one call, or None."""
     if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape:
         return (
             f"q is (B, T_q, H, D), k and v are (B, T_k, H_kv, D), but the shapes are {tuple(q.shape)}, "
@@ -313,8 +317,6 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: floa
     (B, _, H, D), (B_k, _, H_kv, D_k) = q.shape, k.shape
     if B != B_k or D != D_k:
         return f"q has {B} sequences of {D} channels, k and v have {B_k} of {D_k}"
-    if not 16 <= D <= 256 or D % 8:
-        return f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
     if H_kv == 0 or H % H_kv:
         return f"{H} query heads cannot share {H_kv} key-value heads evenly"
     if q.dtype != k.dtype or q.dtype != v.dtype:
@@ -322,6 +324,14 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: floa
     if scale is not None and not math.isfinite(scale):
         return f"scale must be a finite number, not {scale}"
     return library.tensors_refused(q, k, v)
+
+
+def refusal(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> str | None:
+    """Why the kernel does not take this call, or None if it does."""
+    if (reason := misfit(q, k, v, scale=scale)) is not None:
+        return reason
+    D = q.shape[-1]
+    return None if 16 <= D <= 256 and D % 8 == 0 else f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:

@@ -130,9 +130,10 @@ def layer_norm_dx_long_row(DY, X, W, Mean, R, DX, n_rows, n_cols, HAS_WEIGHT: tl
 
 @triton.jit
 def layer_norm_dparameters(DY, X, Mean, R, DW, DB, n_rows, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Program (i, j) adds up the rows i ROWS, i ROWS + 1, ..., then those a whole grid further, of BLOCK columns."""
-    part, parts = tl.program_id(0), tl.num_programs(0)
-    col = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    """Program (j, i) adds up the rows i ROWS, i ROWS + 1, ..., then those a whole grid further, of BLOCK columns.
+    Columns come first, as only that side of a grid may be longer than 65,535."""
+    part, parts = tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    col = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     dw = tl.zeros((BLOCK,), tl.float32)
     db = tl.zeros((BLOCK,), tl.float32)
     for start in range(part * ROWS, n_rows, parts * ROWS):
@@ -206,7 +207,7 @@ def _backward_parameters(dy: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tupl
         return dw, db
     parts = min(SUM_PARTS, triton.cdiv(n_rows, SUM_ROWS))
     dw, db = (x.new_empty(parts, n_cols, dtype=torch.float32) for _ in range(2))
-    grid = (parts, triton.cdiv(n_cols, SUM_BLOCK))
+    grid = (triton.cdiv(n_cols, SUM_BLOCK), parts)
     library.launch(
         layer_norm_dparameters, grid, dy.contiguous(), x, mean, r, dw, db, n_rows, n_cols,
         ROWS=SUM_ROWS, BLOCK=SUM_BLOCK,
@@ -247,12 +248,15 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, bias, _ = inputs
         _, mean, r = output
         ctx.mark_non_differentiable(mean, r)
+        ctx.set_materialize_grads(False)  # no zeros in the place of their gradients
         ctx.save_for_backward(x, weight, mean, r)
         ctx.bias_dtype = None if bias is None else bias.dtype
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 4
         x, weight, mean, r = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         dx = _layer_norm_backward_x(dy, x, weight, mean, r) if wants_x else None

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ launches: Counter[str] = Counter()
 
 _library = torch.library.Library("hornbook", "FRAGMENT")
 _recorded: list[Launch] | None = None
+_interpreting = Lock()  # the interpreter changes triton.language while it runs, for the whole process
 
 
 class UnsupportedError(ValueError):
@@ -103,7 +105,10 @@ def launch(
             f"set {interpreter.VARIABLE}=1 in the environment before triton is imported (slow), or move them to a GPU"
         )
     launches[kernel.fn.__name__] += 1
-    if device.type == "cuda" and device.index != torch.cuda.current_device():
+    if interpreter.is_on():
+        with _interpreting:
+            kernel[grid](*args, **meta, **options)
+    elif device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             kernel[grid](*args, **meta, **options)
     else:

@@ -19,13 +19,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: fl
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, D)
     if group > 1:
         k, v = (t.repeat_interleave(group, dim=1) for t in (k, v))
-    scores = q @ k.transpose(-1, -2)  # (B, H, T_q, T_k)
-    weights = softmax(scores, scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale, causal=causal)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    # In fp16, scores above 65,504 are infinite, so half of the scale comes before the product.
+    half = math.sqrt(abs(scale))
+    scores = (q * half) @ (k * math.copysign(half, scale)).transpose(-1, -2)  # (B, H, T_q, T_k)
+    weights = softmax(scores, causal=causal)
     return (weights @ v).transpose(1, 2)
 
 
 def refusal(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> str | None:
-    """Why the softmax kernel does not take this call, or None if it does."""
-    from .kernels import library
+    """Why this does not take a call, or None if it does: the reasons of the fused kernel, but for head_dim."""
+    from .kernels import attention as fused
 
-    return library.tensors_refused(q, k, v)
+    return fused.misfit(q, k, v, scale=scale)

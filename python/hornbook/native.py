@@ -34,7 +34,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: fl
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=mask,
-        is_causal=causal and T_q == T_k,
+        is_causal=True if causal and T_q == T_k else False,  # noqa: SIM210 (under torch.compile, a bool and no symbol)
         scale=scale,
         enable_gqa=q.shape[2] != k.shape[2],
     ).transpose(1, 2)

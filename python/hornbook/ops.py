@@ -73,8 +73,10 @@ class use_kernels:  # noqa: N801 (used like a function)
     def __init__(self, everything: str | None = None, /, **single: str) -> None:
         choice = _check({} if everything is None else {"": everything}) | _check(single)
         self._choice, self._reset = choice, everything is not None
-        self._before = dict(_chosen())
+        before = dict(_chosen())
         self._apply()
+        self._made: tuple[dict[str, str], dict[str, str]] | None = before, dict(_chosen())
+        self._restore: list[dict[str, str]] = []
 
     def _apply(self) -> None:
         if self._reset:
@@ -83,13 +85,17 @@ class use_kernels:  # noqa: N801 (used like a function)
         decide()
 
     def __enter__(self) -> None:
-        self._apply()  # again, for an object that is entered more than once
+        now = dict(_chosen())
+        # The choice was made with the object, before the ``with``; unless something else was chosen in between.
+        self._restore.append(self._made[0] if self._made is not None and self._made[1] == now else now)
+        self._made = None
+        self._apply()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _chosen().clear()
-        _chosen().update(self._before)
+        _chosen().update(self._restore.pop())
         decide()
 
 
@@ -104,8 +110,14 @@ def parse(text: str) -> dict[str, str]:
     Returns:
         Operation → implementation, "" standing for all of them.
     """
-    pairs = [part.strip().rpartition("=")[::2] for part in text.split(",") if part.strip()]
-    return _check({op.strip(): implementation.strip() for op, implementation in pairs})
+    choice: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        op, equals, implementation = (piece.strip() for piece in part.rpartition("="))
+        if equals and not op:
+            raise ConfigError(f"{part!r} names no operation: write an implementation, or OPERATION=IMPLEMENTATION")
+        if choice.setdefault(op, implementation) != implementation:
+            raise ConfigError(f"{text!r} chooses {op or 'for all operations'} twice: {choice[op]} and {implementation}")
+    return _check(choice)
 
 
 def use(text: str) -> None:

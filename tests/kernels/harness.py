@@ -3,14 +3,17 @@
     accuracy        results and every gradient against float64: no more than 1.5 × the error that PyTorch makes in the
                     same number format, plus one unit in the last place of the largest number; memory that a kernel is
                     to fill holds NaN before. The largest of few errors is chance, so a case that is over the limit is
-                    drawn again, and has to be within it over all draws together, of at most 8
+                    drawn again, and has to be within it over all draws together, of at most 8. In the interpreter,
+                    no load or store may leave the tensors that a kernel was given
     repeatable      the same bits twenty times
-    strided         inputs with gaps and turned axes give the same bits as tight ones
+    strided         inputs and upstream gradients with gaps, turned axes or one number for all give the same bits as
+                    tight ones
+    one by one      the gradient of an input is the same bits whether the others want theirs or not
     empty           no rows, no columns, no tokens
     registered      opcheck of every operator that the call reaches; torch.compile without a break; torch.export; both
                     kinds of activation checkpointing
 
-Each check counts the kernel's launches, so one that compares a reference with itself fails.
+Each check counts the launches of every kernel it is about, so one that compares a reference with itself fails.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.utils.checkpoint as checkpointing
-from hornbook.kernels import library
+from hornbook.kernels import interpreter, library
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -40,9 +44,15 @@ class Case:
     inputs: dict[str, tuple[int, ...] | None]
     options: dict[str, Any] = field(default_factory=dict)
     gpu_only: bool = False  # too much for the interpreter
+    times: float = 1.0  # what all inputs are multiplied by,
+    plus: float = 0.0  # and what is added to them then
+    in_fp32: tuple[str, ...] = ()  # inputs that stay fp32 whatever the others are, as a model's weights do
+    without: tuple[str, ...] = ()  # kernels that this call does not need
 
     def __str__(self) -> str:
         shapes = [f"{name}{'x'.join(map(str, shape))}" for name, shape in self.inputs.items() if shape is not None]
+        shapes += [f"times{self.times:g}"] * (self.times != 1) + [f"plus{self.plus:g}"] * (self.plus != 0)
+        shapes += [f"{name}-fp32" for name in self.in_fp32]
         return ",".join([*shapes, *(f"{name}={value}" for name, value in self.options.items())])
 
 
@@ -54,8 +64,8 @@ class Operation:
     fused: Callable[..., Tensor]
     reference: Callable[..., Tensor]
     torch: Callable[..., Tensor]
-    forward: tuple[str, ...]  # of these kernels one at least is launched forward,
-    backward: tuple[str, ...]  # and of these backward
+    forward: tuple[str, ...]  # these kernels are launched forward; of those with | between, one at least,
+    backward: tuple[str, ...]  # and these backward
     cases: list[Case]
     empty: list[Case]
     typical: Case  # for the checks that are not about numbers
@@ -66,12 +76,13 @@ class Operation:
 
 @contextmanager
 def launching(*kernels: str) -> Iterator[None]:
-    """One of the kernels at least must be launched inside."""
-    before = {name: library.launches[name] for name in kernels}
+    """All kernels must be launched inside; of those with | between, one at least."""
+    before = library.launches.copy()
     yield
-    assert any(library.launches[name] > count for name, count in before.items()), (
-        f"none of {', '.join(kernels)} was launched: what was tested is not the kernel"
-    )
+    for choice in kernels:
+        assert any(library.launches[name] > before[name] for name in choice.split("|")), (
+            f"{choice.replace('|', ' or ')} was not launched: what was tested is not the kernel"
+        )
 
 
 @contextmanager
@@ -88,6 +99,51 @@ def poisoned() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
+@contextmanager
+def within_bounds() -> Iterator[None]:
+    """In the interpreter, what a kernel loads and stores must lie in the tensors that it was given. (On a GPU nothing is
+    checked.)"""
+    if not interpreter.is_on():
+        yield
+        return
+    from triton.runtime.interpreter import InterpreterBuilder as Builder
+
+    bounds: list[tuple[int, int]] = []  # of the tensors of the launch that is under way
+    launch, load, store = library.launch, Builder.create_masked_load, Builder.create_masked_store
+
+    def noting(kernel: Any, grid: Any, *args: Any, **options: Any) -> None:
+        bounds[:] = [extent(t) for t in args if isinstance(t, Tensor) and t.numel()]
+        launch(kernel, grid, *args, **options)
+
+    def check(what: str, pointers: Any, mask: Any) -> None:
+        at = pointers.data[mask.data.astype(bool)].astype(np.int64)
+        size = max(1, pointers.dtype.scalar.element_ty.primitive_bitwidth // 8)
+        inside = np.zeros(at.shape, bool)
+        for start, end in bounds:
+            inside |= (at >= start) & (at + size <= end)
+        assert inside.all(), f"the kernel {what} {(~inside).sum()} numbers that are in none of its tensors"
+
+    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        check("loads", pointers, mask)
+        return load(self, pointers, mask, *rest)
+
+    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        check("stores", pointers, mask)
+        return store(self, pointers, value, mask, *rest)
+
+    library.launch, Builder.create_masked_load, Builder.create_masked_store = noting, checked_load, checked_store
+    try:
+        yield
+    finally:
+        library.launch, Builder.create_masked_load, Builder.create_masked_store = launch, load, store
+
+
+def extent(t: Tensor) -> tuple[int, int]:
+    """Addresses of the first byte of a tensor and of the one behind the last."""
+    numbers = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + numbers * t.element_size()
+
+
 def make(case: Case, dtype: torch.dtype, device: str, seed: int) -> dict[str, Tensor | None]:
     """Inputs, normally distributed, exact in ``dtype``; scales ("weight") are around 1."""
     random = torch.Generator().manual_seed(seed)
@@ -97,27 +153,34 @@ def make(case: Case, dtype: torch.dtype, device: str, seed: int) -> dict[str, Te
             made[name] = None
             continue
         values = torch.randn(shape, generator=random, dtype=torch.float64)
-        values = 1 + values / 4 if name == "weight" else values
-        made[name] = values.to(dtype).to(device).requires_grad_()
+        values = 1 + values / 4 if name == "weight" else values * case.times + case.plus
+        made[name] = values.to(torch.float32 if name in case.in_fp32 else dtype).to(device).requires_grad_()
     return made
 
 
 def run(
-    function: Callable[..., Tensor], inputs: dict[str, Tensor | None], options: dict[str, Any], seed: int = 0
+    function: Callable[..., Tensor],
+    inputs: dict[str, Tensor | None],
+    options: dict[str, Any],
+    change: Callable[[Tensor], Tensor] = lambda dy: dy,
 ) -> dict[str, Tensor]:
-    """The result as "y" and the gradient of each input as "dNAME", for a random gradient of y."""
-    leaves = {name: t for name, t in inputs.items() if t is not None}
+    """The result as "y" and the gradient of each input that wants one as "dNAME", for a random gradient of y, which is
+    given a ``change`` first."""
+    leaves = {name: t for name, t in inputs.items() if t is not None and t.requires_grad}
     y = function(**inputs, **options)
-    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     dy = dy.bfloat16().to(y.dtype).to(y.device)  # exact in every format, so that all runs have the same one
+    dy = change(dy)
     gradients = torch.autograd.grad(y, list(leaves.values()), dy) if y.requires_grad else ()
     return {"y": y.detach()} | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
 
 
-def run_fused(operation: Operation, inputs: dict[str, Tensor | None], options: dict[str, Any]) -> dict[str, Tensor]:
-    """`run`, and both ways must launch a kernel."""
-    with launching(*operation.forward), launching(*operation.backward):
-        return run(operation.fused, inputs, options)
+def run_fused(
+    operation: Operation, case: Case, inputs: dict[str, Tensor | None], change: Callable[[Tensor], Tensor] = lambda x: x
+) -> dict[str, Tensor]:
+    """`run`, and the kernels of both ways must be launched."""
+    with launching(*(k for k in operation.forward + operation.backward if k not in case.without)):
+        return run(operation.fused, inputs, case.options, change)
 
 
 def ulp(dtype: torch.dtype, largest: float) -> float:
@@ -134,20 +197,20 @@ def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device:
         wide = {n: None if t is None else t.detach().double().requires_grad_() for n, t in inputs.items()}
         exact = run(operation.reference, wide, case.options)
         peer = run(operation.torch, inputs, case.options)
-        with poisoned():
-            mine = run_fused(operation, inputs, case.options)
+        with poisoned(), within_bounds():
+            mine = run_fused(operation, case, inputs)
         assert mine.keys() == exact.keys()
         over.clear()
         for name, want in exact.items():
             got = mine[name]
-            assert got.dtype == dtype, f"{name} is {got.dtype}"
+            assert got.dtype == peer[name].dtype, f"{name} is {got.dtype}"
             assert got.shape == want.shape, f"{name} is {tuple(got.shape)}, not {tuple(want.shape)}"
             assert got.isfinite().all(), f"{name}: {int((~got.isfinite()).sum())} of {got.numel()} are not finite"
             if not want.numel():
                 continue
             for worst, t in ((error, got.double() - want), (allowed, peer[name].double() - want), (largest, want)):
                 worst[name] = max(worst[name], t.abs().max().item())
-            limit = 1.5 * allowed[name] + ulp(dtype, largest[name])
+            limit = 1.5 * allowed[name] + ulp(got.dtype, largest[name])
             if error[name] > limit:
                 over[name] = f"error {error[name]:.3g}, PyTorch's {allowed[name]:.3g}, so at most {limit:.3g}"
         if not over:
@@ -158,15 +221,16 @@ def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device:
 def check_repeatable(operation: Operation, dtype: torch.dtype, device: str) -> None:
     case = operation.typical
     inputs = make(case, dtype, device, seed=1)
-    first = run_fused(operation, inputs, case.options)
+    first = run_fused(operation, case, inputs)
     for _ in range(REPEATS - 1):
-        again = run_fused(operation, inputs, case.options)
+        again = run_fused(operation, case, inputs)
         for name, t in first.items():
             assert torch.equal(t, again[name]), f"{name} is not the same bits every time"
 
 
 def check_strided(operation: Operation, dtype: torch.dtype, device: str) -> None:
-    """Every second column of a wider tensor, and a tensor whose first two axes were swapped."""
+    """Every second column of a wider tensor, a tensor whose first two axes were swapped, and, for gradients only, as a
+    sum's backward makes them, one number seen many times."""
     case = operation.typical
     tight = make(case, dtype, device, seed=2)
 
@@ -178,12 +242,32 @@ def check_strided(operation: Operation, dtype: torch.dtype, device: str) -> None
     def turned(t: Tensor) -> Tensor:
         return t.transpose(0, 1).contiguous().transpose(0, 1) if t.dim() > 1 else t
 
-    want = run_fused(operation, tight, case.options)
+    want = run_fused(operation, case, tight)
     for change in (gaps, turned):
         inputs = {n: None if t is None else change(t.detach()).requires_grad_() for n, t in tight.items()}
-        got = run_fused(operation, inputs, case.options)
-        for name, t in want.items():
-            assert torch.equal(t, got[name]), f"{name} differs for inputs with {change.__name__}"
+        for what, got in (
+            ("inputs", run_fused(operation, case, inputs)),
+            ("an upstream gradient", run_fused(operation, case, tight, change)),
+        ):
+            for name, t in want.items():
+                assert torch.equal(t, got[name]), f"{name} differs for {what} with {change.__name__}"
+    ones = run_fused(operation, case, tight, torch.ones_like)
+    one = run_fused(operation, case, tight, lambda dy: dy.new_ones(()).expand_as(dy))
+    for name, t in ones.items():
+        assert torch.equal(t, one[name]), f"{name} differs for an upstream gradient that is one number for all"
+
+
+def check_one_by_one(operation: Operation, dtype: torch.dtype, device: str) -> None:
+    case = operation.typical
+    all_of_them = make(case, dtype, device, seed=8)
+    want = run_fused(operation, case, all_of_them)
+    for only in all_of_them:
+        inputs = {n: None if t is None else t.detach().requires_grad_(n == only) for n, t in all_of_them.items()}
+        with launching(*operation.forward):
+            got = run(operation.fused, inputs, case.options)
+        assert got.keys() == {"y", f"d{only}"}
+        for name, t in got.items():
+            assert torch.equal(t, want[name]), f"{name} differs if only {only} wants a gradient"
 
 
 def check_empty(operation: Operation, case: Case, dtype: torch.dtype, device: str) -> None:
@@ -213,7 +297,7 @@ def check_registered(operation: Operation, dtype: torch.dtype, device: str) -> N
     case = operation.typical
     calls = _Calls()
     with calls:
-        run_fused(operation, make(case, dtype, device, seed=4), case.options)
+        run_fused(operation, case, make(case, dtype, device, seed=4))
     assert len(calls.seen) >= 2, "forward and backward are operators each"
     for function, args, kwargs in calls.seen:
         args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
@@ -223,7 +307,7 @@ def check_registered(operation: Operation, dtype: torch.dtype, device: str) -> N
 def check_compiled(operation: Operation, dtype: torch.dtype, device: str) -> None:
     case = operation.typical
     inputs = make(case, dtype, device, seed=5)
-    want = run_fused(operation, inputs, case.options)
+    want = run_fused(operation, case, inputs)
     torch._dynamo.reset()
     backend = "inductor" if device == "cuda" else "aot_eager"  # the latter needs no C++ compiler
     compiled = torch.compile(lambda **kw: operation.fused(**kw) + 0, fullgraph=True, backend=backend)
@@ -252,7 +336,7 @@ def check_checkpointed(operation: Operation, dtype: torch.dtype, device: str) ->
     """Computed a second time on the way back; and, selectively, the kernel's result kept."""
     case = operation.typical
     inputs = make(case, dtype, device, seed=7)
-    want = run_fused(operation, inputs, case.options)
+    want = run_fused(operation, case, inputs)
     operator = getattr(torch.ops.hornbook, operation.name).default
 
     def keep(ctx: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -263,14 +347,14 @@ def check_checkpointed(operation: Operation, dtype: torch.dtype, device: str) ->
         return checkpointing.create_selective_checkpoint_contexts(keep)
 
     for options, launches in (({}, 2), ({"context_fn": selectively}, 1)):
-        before = sum(library.launches[name] for name in operation.forward)
+        names = [name for choice in operation.forward for name in choice.split("|")]
+        before = sum(library.launches[name] for name in names)
 
         def function(options: dict[str, Any] = options, **kw: Any) -> Tensor:
-            names = list(kw)
-            call = lambda *values: operation.fused(**dict(zip(names, values, strict=True)))  # noqa: E731
+            call = lambda *values: operation.fused(**dict(zip(kw, values, strict=True)))  # noqa: E731
             return checkpointing.checkpoint(call, *kw.values(), use_reentrant=False, **options)
 
         got = run(function, inputs, case.options)
         for name, t in want.items():
             assert torch.equal(t, got[name]), f"{name} differs under checkpointing"
-        assert sum(library.launches[name] for name in operation.forward) - before == launches
+        assert sum(library.launches[name] for name in names) - before == launches

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hornbook import native
 from hornbook.kernels import attention, layer_norm, softmax
 from hornbook.reference.attention import attention as reference_attention
@@ -23,14 +25,16 @@ SOFTMAX = Operation(
     fused=softmax.softmax,
     reference=reference_softmax,
     torch=native.softmax,
-    forward=("softmax_rows", "softmax_long_row"),
-    backward=("softmax_backward_rows", "softmax_backward_long_row"),
+    forward=("softmax_rows|softmax_long_row",),
+    backward=("softmax_backward_rows|softmax_backward_long_row",),
     cases=[
         *(Case({"x": (3, width)}) for width in WIDTHS),
         *(Case({"x": (2, 5, width)}, {"causal": True, "scale": 0.3}) for width in WIDTHS),
         Case({"x": (2, 3, 65, 33)}, {"causal": True}),  # the first 32 queries see nothing
         Case({"x": (70, 123)}, {"scale": -2.5}),
         Case({"x": (123,)}, {"scale": 0.0}),
+        Case({"x": (7, 65)}, times=1e4),  # exponentials of these overflow
+        Case({"x": (2, 5000)}, times=1e3, plus=1e4),
         Case({"x": (4096, 1000)}, gpu_only=True),
         Case({"x": (3, 262_144)}, gpu_only=True),
         Case({"x": (16, 1024, 1024)}, {"causal": True, "scale": 0.125}, gpu_only=True),
@@ -39,17 +43,22 @@ SOFTMAX = Operation(
     typical=Case({"x": (3, 20, 65)}, {"causal": True, "scale": 0.5}),
 )
 
+SUMS = "layer_norm_dparameters"
 LAYER_NORM = Operation(
     name="layer_norm",
     fused=layer_norm.layer_norm,
     reference=reference_layer_norm,
     torch=native.layer_norm,
-    forward=("layer_norm_rows", "layer_norm_long_row"),
-    backward=("layer_norm_dx_rows", "layer_norm_dx_long_row", "layer_norm_dparameters"),
+    forward=("layer_norm_rows|layer_norm_long_row",),
+    backward=("layer_norm_dx_rows|layer_norm_dx_long_row", SUMS),
     cases=[
         *(Case({"x": (3, width), "weight": (width,), "bias": (width,)}) for width in WIDTHS if width > 1),
         Case({"x": (5, 1), "weight": (1,), "bias": (1,)}, {"eps": 0.5}),
-        Case({"x": (2, 50, 65), "weight": None, "bias": None}),
+        Case({"x": (2, 50, 65), "weight": None, "bias": None}, without=(SUMS,)),
+        Case({"x": (9, 65), "weight": (65,), "bias": (65,)}, plus=1000.0),  # far from 0, where sums of squares are lost
+        Case({"x": (3, 9000), "weight": (9000,), "bias": (9000,)}, plus=1000.0),
+        Case({"x": (9, 65), "weight": (65,), "bias": (65,)}, in_fp32=("weight", "bias")),
+        Case({"x": (3, 9000), "weight": (9000,), "bias": (9000,)}, in_fp32=("weight",)),
         Case({"x": (2, 50, 65), "weight": (65,), "bias": None}),
         Case({"x": (2, 50, 65), "weight": None, "bias": (65,)}, {"eps": 1e-3}),
         Case({"x": (2100, 33), "weight": (33,), "bias": (33,)}),  # more rows than one round of the sums takes
@@ -78,6 +87,7 @@ ATTENTION = Operation(
         heads(1, 70, 33, 2, 2, 32),  # queries that see nothing
         heads(2, 65, 129, 2, 1, 48, causal=False, scale=0.7),
         heads(1, 40, 40, 1, 1, 16, scale=-1.5),
+        replace(heads(1, 40, 70, 2, 1, 32), times=8.0),  # exponentials of these scores overflow
         *(
             heads(1, T, T, 1, 1, 64, gpu_only=(T, c) != (1000, True), causal=c)
             for T in (1000, 4096)

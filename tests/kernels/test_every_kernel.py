@@ -45,6 +45,12 @@ def test_inputs_may_have_gaps(operation: Operation, dtype: torch.dtype, device: 
     harness.check_strided(operation, dtype, device)
 
 
+@each_operation
+@each_dtype
+def test_inputs_want_gradients_one_by_one(operation: Operation, dtype: torch.dtype, device: str) -> None:
+    harness.check_one_by_one(operation, dtype, device)
+
+
 @each_dtype
 @pytest.mark.parametrize(("operation", "case"), [(o, c) for o in OPERATIONS for c in o.empty], ids=str)
 def test_inputs_may_be_empty(operation: Operation, case: Case, dtype: torch.dtype, device: str) -> None:

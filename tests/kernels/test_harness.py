@@ -35,6 +35,24 @@ PLANTS = {
         "dx = r * (g - mean_g - x_hat * mean_gx)",
         "dx = r * (g - x_hat * mean_gx)",
     ),
+    "no maximum": (SOFTMAX, "tl.exp(s - m[:, None])", "tl.exp(s)"),
+    "a variance that cancels": (
+        LAYER_NORM,
+        "tl.sum(centred * centred, axis=1) / n_cols",
+        "(tl.sum(x * x, axis=1) / n_cols - mean * mean)",
+    ),
+    "a load without its mask": (SOFTMAX, "x = tl.load(X + at, mask=inside, other=0.0)", "x = tl.load(X + at)"),
+    "a store without its mask": (
+        LAYER_NORM,
+        "tl.store(Mean + row, mean, mask=row < n_rows)",
+        "tl.store(Mean + row, mean)",
+    ),
+}
+# The same for what `check_strided` is to notice.
+DENSE_ONLY = {
+    "softmax": (SOFTMAX, "dy = dy.contiguous()", "dy = dy"),
+    "layer_norm": (LAYER_NORM, "dy.contiguous()", "dy"),
+    "attention": (ATTENTION, "do = do.contiguous()", "do = do"),
 }
 
 
@@ -69,10 +87,27 @@ def is_caught(operation: Operation) -> bool:
         for dtype in harness.DTYPES:
             try:
                 harness.check_accuracy(operation, case, dtype, DEVICE)
-            except AssertionError as error:
+            except (AssertionError, interpreter_error()) as error:
                 if "launched" not in str(error):  # a planted mistake is a kernel, too
                     return True
     return False
+
+
+@pytest.mark.parametrize("plant", DENSE_ONLY)
+def test_gradients_that_are_taken_to_be_dense(plant: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="differs for an upstream gradient"):
+        harness.check_strided(changed(*DENSE_ONLY[plant], tmp_path), torch.float32, DEVICE)
+
+
+def test_a_reference_in_the_place_of_one_gradient_is_noticed() -> None:
+    """Only dq comes from our kernel."""
+
+    def half_ours(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return ATTENTION.fused(q.detach(), k, v) + ATTENTION.reference(q, k.detach(), v.detach()) * 0
+
+    fake = dataclasses.replace(ATTENTION, fused=half_ours, backward=("attention_backward_q", "no_such_kernel"))
+    with pytest.raises(AssertionError, match="no_such_kernel was not launched"):
+        harness.check_accuracy(fake, ATTENTION.typical, torch.float32, DEVICE)
 
 
 @pytest.mark.parametrize("plant", PLANTS)
@@ -88,12 +123,19 @@ def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:
         harness.check_accuracy(same, operation.typical, torch.float32, DEVICE)
 
 
+def interpreter_error() -> type[Exception]:
+    """What the interpreter makes of an exception inside a kernel."""
+    from triton.runtime.errors import InterpreterError
+
+    return InterpreterError
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 def test_a_reference_is_not_taken_for_a_kernel(operation: Operation) -> None:
     fake = dataclasses.replace(operation, fused=operation.reference)
     for check in (harness.check_accuracy, harness.check_repeatable, harness.check_strided, harness.check_compiled):
         arguments = (operation.typical,) if check is harness.check_accuracy else ()
-        with pytest.raises(AssertionError, match="was launched"):
+        with pytest.raises(AssertionError, match="was not launched"):
             check(fake, *arguments, torch.float32, DEVICE)  # type: ignore[operator]
 
 
@@ -102,7 +144,7 @@ def test_memory_that_was_not_written_is_noticed() -> None:
         y = SOFTMAX.fused(x.detach()) + 0 * x
         return torch.cat((y[:-1], torch.empty_like(y[-1:])))
 
-    fake = dataclasses.replace(SOFTMAX, fused=half_written, backward=SOFTMAX.forward)
+    fake = dataclasses.replace(SOFTMAX, fused=half_written, backward=())
     with pytest.raises(AssertionError, match="not finite"):
         harness.check_accuracy(fake, harness.Case({"x": (3, 8)}), torch.float32, DEVICE)
 

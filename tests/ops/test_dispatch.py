@@ -273,3 +273,88 @@ def test_one_object_can_be_entered_twice() -> None:
         with reference:
             assert kernels_in_use()["gelu"] == "reference"
         assert kernels_in_use()["gelu"] == "torch"
+
+
+def test_one_object_can_be_entered_inside_itself() -> None:
+    use_kernels("torch")
+    reference = use_kernels("reference")
+    with reference:
+        with reference:
+            assert kernels_in_use()["gelu"] == "reference"
+        assert kernels_in_use()["gelu"] == "reference"
+    assert kernels_in_use()["gelu"] == "torch"
+
+
+def test_what_was_chosen_before_a_with_comes_back() -> None:
+    reference = use_kernels("reference")
+    use_kernels("torch")
+    with reference:
+        assert kernels_in_use()["gelu"] == "reference"
+    assert kernels_in_use()["gelu"] == "torch"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("=torch", "names no operation"),
+        ("torch,reference", "twice"),
+        ("rope=torch,rope=reference", "chooses rope twice"),
+    ],
+)
+def test_texts_that_say_nothing_clear(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(text)
+
+
+def test_torch_compiles_for_changing_lengths() -> None:
+    """One graph for all T_q and T_k: none of the conditions on lengths may end up inside it."""
+
+    def call(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return native.attention(q, k, k)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for T_q, T_k in ((5, 5), (9, 9), (3, 8)):
+        q, k = torch.randn(1, T_q, 2, 16), torch.randn(1, T_k, 2, 16)
+        torch.testing.assert_close(compiled(q, k), call(q, k))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_negative_scale(causal: bool) -> None:
+    from hornbook.reference.attention import attention
+
+    q, k = torch.randn(2, 7, 2, 16), torch.randn(2, 7, 2, 16)
+    want = attention(q, k, k, causal=causal, scale=-0.7)
+    torch.testing.assert_close(native.attention(q, k, k, causal=causal, scale=-0.7), want)
+
+
+@interpreted
+def test_composed_attention() -> None:
+    from hornbook import composed
+    from hornbook.reference.attention import attention
+
+    q, k = (60 * torch.randn(2, 9, h, 128) for h in (4, 2))
+    half = composed.attention(q.half(), k.half(), k.half())
+    assert half.isfinite().all(), "unscaled scores are too large for fp16"
+    want = attention(q.half().double(), k.half().double(), k.half().double())
+    assert (half - want).abs().max() <= 0.02 * want.abs().max()
+    want = attention(q / 60, k / 60, k / 60, scale=-0.3)
+    torch.testing.assert_close(composed.attention(q / 60, k / 60, k / 60, scale=-0.3), want)
+    with use_kernels(attention="composed"):
+        for bad, message in (
+            ({"k": k[:, :, :0], "v": k[:, :, :0]}, "cannot share"),
+            ({"k": k.half(), "v": k.half()}, "one dtype"),
+            ({"scale": float("nan")}, "finite"),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                ops.attention(**({"q": q, "k": k, "v": k} | bad))
+
+
+@interpreted
+def test_threads_may_run_kernels() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    x = torch.randn(4, 50)
+    with use_kernels("fused"), ThreadPoolExecutor(4) as pool:
+        for y in pool.map(lambda _: ops.softmax(x), range(16)):
+            torch.testing.assert_close(y, x.softmax(-1))
