@@ -26,17 +26,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: fl
     T_q, T_k = q.shape[1], k.shape[1]
     if scale is not None and scale < 0:  # SDPA gives nan for it on a CPU
         q, scale = -q, -scale
+    # Plain bools: what torch.compile makes of a comparison of lengths is none, and SDPA does not take it.
+    square = True if T_q == T_k else False  # noqa: SIM210
+    grouped = True if q.shape[2] != k.shape[2] else False  # noqa: SIM210
     mask = None
-    if causal and T_q != T_k and T_q > 1:  # SDPA's own causal mask is aligned to the first key, ours to the last
+    if causal and not square and T_q > 1:  # SDPA's own causal mask is aligned to the first key, ours to the last
         mask = torch.ones(T_q, T_k, dtype=torch.bool, device=q.device).tril(T_k - T_q)
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
         v.transpose(1, 2),
         attn_mask=mask,
-        is_causal=True if causal and T_q == T_k else False,  # noqa: SIM210 (under torch.compile, a bool and no symbol)
+        is_causal=causal and square,
         scale=scale,
-        enable_gqa=q.shape[2] != k.shape[2],
+        enable_gqa=grouped,
     ).transpose(1, 2)
     if mask is not None and T_q > T_k:
         y = y.masked_fill(~mask.any(-1)[:, None, None], 0.0)

@@ -101,8 +101,7 @@ def poisoned() -> Iterator[None]:
 
 @contextmanager
 def within_bounds() -> Iterator[None]:
-    """In the interpreter, what a kernel loads and stores must lie in the tensors that it was given. (On a GPU nothing is
-    checked.)"""
+    """What a kernel loads and stores must lie in the tensors that it was given. Known in the interpreter only."""
     if not interpreter.is_on():
         yield
         return
