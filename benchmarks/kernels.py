@@ -8,8 +8,8 @@ memory: every input read once, every output written once. Attention has two floo
 
 Then all implementations take turns at each shape, forward and backward separately: ``reference``, ``torch`` (the best
 of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger and QuACK too where they are
-installed and have the operation (QuACK's layer norm knows no bias, so it is another function). Whoever is timed is
-first held against the reference in float64 on that very shape.
+installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is timed is first
+held against the reference in float64 on that very shape.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ PEERS = ("torch", "torch.compile", "Liger", "QuACK")
 OURS = ("composed", "fused")
 # Of ‖result - reference‖ / ‖reference‖; rounding to the format alone makes about a fifth of it.
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
+# How many times attention's matrix of weights, in fp32, they need at once, about.
+MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
 # Compiling is most of a quick run's time: after so many seconds it goes on without torch.compile.
 COMPILING_SECONDS = 120.0
 
@@ -107,9 +109,8 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
     notes: dict[str, str] = {}
     operation = case.operation.name
     # What forward keeps and backward makes of them: fp32 scores, weights, ... and their gradients; composed in `dtype`.
-    matrices = {"reference": 10.0, "torch.compile": 10.0, "composed": 6 * timing.FORMATS[case.dtype].itemsize / 4}
     for name in names:
-        needed = matrices.get(name, 0) * case.matrix_bytes()
+        needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
         elif name in ("Liger", "QuACK") and (case.form == "causal" or name not in case.operation.peers):
@@ -172,15 +173,27 @@ def measure_case(
         calls: dict[str, timing.Call] = {}
         memory: dict[str, int] = {}
         said = dict(notes)
-        for name, f in found.items():
+        # Those with matrices of T x T last: if the graphs of all together are too much, it is one of these that goes.
+        for name in sorted(found, key=lambda name: name in MATRICES):
             try:
+                f = found[name]
                 call = _call(f, tensors, options, dy if direction == "backward" else None)
                 measure(call)
                 memory |= {name: timing.peak_memory(call)} if on_gpu else {}
                 calls[name] = call
             except Exception as error:
                 said[name] = report.because(error)
-        times = timing.round_robin(calls, measure, seconds=seconds) if calls else {}
+        times: dict[str, timing.Times] = {}
+        calls = {name: calls[name] for name in found if name in calls}
+        while calls:
+            try:
+                times = timing.round_robin(calls, measure, seconds=seconds)
+                break
+            except torch.OutOfMemoryError as error:
+                largest = max(calls, key=lambda name: (name not in OURS, memory.get(name, 0)))
+                said[largest] = report.because(error)
+                del calls[largest]
+                torch.cuda.empty_cache()
         rows.append(row(case, direction, times, limits, errors, memory, said))
         calls.clear()
     return rows

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +65,23 @@ class Training:
         shape = (rows, config.context_length)
         self.ids, self.targets = (torch.randint(config.vocab_size, shape, device=device) for _ in range(2))
 
-    def gradient(self, name: str) -> Tensor:
+    def gradient(self) -> Tensor:
         """Forward and backward; the loss."""
-        with use(name):
-            loss = self.model(self.ids, self.targets)
-            loss.backward()
+        loss = self.model(self.ids, self.targets)
+        loss.backward()
         return loss.detach()
 
-    def step(self, name: str) -> None:
+    def step(self) -> None:
         """A whole training step."""
-        self.gradient(name)
+        self.gradient()
         for optimizer in self.optimizers:
             optimizer.step()
         self.model.zero_grad(set_to_none=True)
 
     def first(self, name: str) -> tuple[float, list[Tensor]]:
         """Loss and gradient of every parameter, from the weights as they are."""
-        loss = self.gradient(name)
+        with use(name):
+            loss = self.gradient()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.model.parameters()]
         self.model.zero_grad(set_to_none=True)
         return loss.item(), grads
@@ -102,9 +100,9 @@ class Decoding:
         with torch.inference_mode(), use("torch"):
             self.model(torch.randint(config.vocab_size, (rows, self.cached), device=device), cache=self.cache)
 
-    def step(self, name: str) -> Tensor:
+    def step(self) -> Tensor:
         """One token more for each sequence, (rows,), which the cache then forgets."""
-        with torch.inference_mode(), use(name):
+        with torch.inference_mode():
             logits = self.model(self.ids, cache=self.cache)  # (rows, 1, V)
             self.cache.truncate(self.cached)
             return logits[:, -1].argmax(-1)
@@ -221,29 +219,37 @@ def _length(tensors: list[Tensor]) -> float:
 
 def timed(
     what: str,
-    step: Callable[[str], Any],
+    step: timing.Call,
     names: list[str],
     measure: timing.Measure,
     seconds: float,
     on_gpu: bool,
     notes: dict[str, str],
 ) -> dict[str, Any]:
-    """Time ``step(name)`` of all names in turns.
+    """Time ``step()`` with the kernels of each name, in turns.
 
     Returns:
         "ms", name → times; "peak_bytes", name → memory of a step beyond what was taken before (on CUDA).
     """
+
+    def chosen(name: str) -> timing.Call:
+        def call() -> float:
+            with use(name):  # before the clock starts
+                return measure(step)
+
+        return call
+
     calls: dict[str, timing.Call] = {}
     memory: dict[str, int] = {}
     for name in names:
-        call = partial(step, name)
         try:
-            measure(call)
-            memory |= {name: timing.peak_memory(call)} if on_gpu else {}
-            calls[name] = call
+            chosen(name)()
+            with use(name):
+                memory |= {name: timing.peak_memory(step)} if on_gpu else {}
+            calls[name] = chosen(name)
         except Exception as error:
             notes[name] = f"{what}: {report.because(error)}"
-    times = timing.round_robin(calls, measure, seconds=seconds, least=3, most=200) if calls else {}
+    times = timing.round_robin(calls, lambda call: call(), seconds=seconds, least=3, most=200) if calls else {}
     return {"ms": {name: asdict(t) for name, t in times.items()}, "peak_bytes": memory}
 
 

@@ -38,8 +38,8 @@ class Operation:
     work: Callable[[Shape, str, bool, int], tuple[int, int]]
     """(shape, form, backward, bytes of a number) → bytes to move, operations in products of matrices"""
     error: Callable[[Case, list[Tensor], Tensor, Tensor, Sequence[Tensor]], float]
-    peers: dict[str, tuple[str, str]]
-    """a library's name → its module, and its autograd function or function"""
+    peers: dict[str, tuple[str, str, tuple[Any, ...]]]
+    """a library's name → its module, its (autograd) function there, and what it is given behind the inputs"""
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,16 @@ OPERATIONS = {
             "softmax", "ROWSxCOLUMNS", ((131072, 1024), (32768, 4096), (4096, 32768), (4096, 50257)),
             ((32768, 4096), (4096, 50257)), (64, 256), {"": {}, "causal": {"causal": True}},
             lambda shape, form: [causal_shape(shape) if form == "causal" else shape], softmax_work, softmax_error,
-            {"Liger": (f"{_LIGER}.softmax", "LigerSoftmaxFunction"), "QuACK": ("quack.softmax", "softmax")},
+            {
+                "Liger": (f"{_LIGER}.softmax", "LigerSoftmaxFunction", ()),
+                "QuACK": ("quack.softmax", "softmax", ()),
+            },
         ),
         Operation(
             "layer_norm", "ROWSxCOLUMNS", ((262144, 768), (131072, 1600), (32768, 8192), (8192, 32768)),
             ((262144, 768), (32768, 4096)), (64, 256), {"": {}},
             lambda shape, form: [shape, shape[1:], shape[1:]], layer_norm_work, rows_error,
-            {"Liger": (f"{_LIGER}.layer_norm", "LigerLayerNormFunction")},
+            {"Liger": (f"{_LIGER}.layer_norm", "LigerLayerNormFunction", (1e-5,))},
         ),
         Operation(
             "attention", "BxTxHxD", ((16, 1024, 12, 64), (4, 4096, 16, 64), (4, 4096, 16, 128), (1, 16384, 16, 128)),
@@ -219,9 +222,10 @@ def implementation(name: str, operation: str) -> Function:
         ImportError: for a library that is not there, and KeyError for one that does not have the operation.
     """
     if name in ("Liger", "QuACK"):
-        module, attribute = OPERATIONS[operation].peers[name]
+        module, attribute, more = OPERATIONS[operation].peers[name]
         found = getattr(importlib.import_module(module), attribute)
-        return getattr(found, "apply", found)
+        call = getattr(found, "apply", found)
+        return lambda *inputs: call(*inputs, *more)
     if name == "torch.compile":
         reference = implementation("reference", operation)
         return torch.compile(reference, fullgraph=True, dynamic=False)

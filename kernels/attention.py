@@ -39,11 +39,16 @@ from . import library
 
 @triton.jit
 def place(T, H, BLOCK: tl.constexpr):
-    """What this program is for: the number of its block of tokens, its head, and its sequence (wide, as they multiply
-    strides)."""
+    """What this program is for: the number of its block of tokens, its head, and its sequence."""
     blocks = tl.cdiv(T, BLOCK)
     row = tl.program_id(0) // blocks
-    return tl.program_id(0) % blocks, (row % H).to(tl.int64), (row // H).to(tl.int64)
+    return tl.program_id(0) % blocks, row % H, (row // H).to(tl.int64)
+
+
+@triton.jit
+def head(X, stride_b, stride_h, b, h):
+    """Where the rows of one head of one sequence begin: beyond what 32 bits can count, maybe."""
+    return X + b * stride_b + tl.cast(h, tl.int64) * stride_h
 
 
 @triton.jit
@@ -79,10 +84,9 @@ def attention_forward(
     """One block of queries of one head. Q is (B, T_q, H, D), K and V (B, T_k, H_kv, D); q_b is Q's stride by B."""
     block, h, b = place(T_q, H, BLOCK_M)
     i = block * BLOCK_M + tl.arange(0, BLOCK_M)  # the queries
-    Q += b * q_b + h * q_h
-    K += b * k_b + h // (H // H_kv) * k_h
-    V += b * v_b + h // (H // H_kv) * v_h
-    q = load_rows(Q, q_t, i, T_q, D, BLOCK_D)  # (BLOCK_M, BLOCK_D)
+    K = head(K, k_b, k_h, b, h // (H // H_kv))
+    V = head(V, v_b, v_h, b, h // (H // H_kv))
+    q = load_rows(head(Q, q_b, q_h, b, h), q_t, i, T_q, D, BLOCK_D)  # (BLOCK_M, BLOCK_D)
 
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)
@@ -132,8 +136,8 @@ def attention_backward_kv(
     The matrices are the transposed ones, keys in rows, so that they meet dO and Q without being turned."""
     block, h_kv, b = place(T_k, H_kv, BLOCK_N)
     j = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = load_rows(K + b * k_b + h_kv * k_h, k_t, j, T_k, D, BLOCK_D)
-    v = load_rows(V + b * v_b + h_kv * v_h, v_t, j, T_k, D, BLOCK_D)
+    k = load_rows(head(K, k_b, k_h, b, h_kv), k_t, j, T_k, D, BLOCK_D)
+    v = load_rows(head(V, v_b, v_h, b, h_kv), v_t, j, T_k, D, BLOCK_D)
     dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     dv = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     begin = 0
@@ -143,7 +147,7 @@ def attention_backward_kv(
     for h in range(h_kv * group, (h_kv + 1) * group):
         for start in range(begin, T_q, BLOCK_M):
             i = start + tl.arange(0, BLOCK_M)
-            q = load_rows(Q + b * q_b + h * q_h, q_t, i, T_q, D, BLOCK_D)
+            q = load_rows(head(Q, q_b, q_h, b, h), q_t, i, T_q, D, BLOCK_D)
             log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
             kq = tl.dot(k, tl.trans(q), input_precision=DOT)  # (BLOCK_N, BLOCK_M)
             seen = tl.trans(visible(i, j, T_q, T_k, CAUSAL))
@@ -168,10 +172,10 @@ def attention_backward_q(
     """dQ of one block of queries of one head."""
     block, h, b = place(T_q, H, BLOCK_M)
     i = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    K += b * k_b + h // (H // H_kv) * k_h
-    V += b * v_b + h // (H // H_kv) * v_h
+    K = head(K, k_b, k_h, b, h // (H // H_kv))
+    V = head(V, v_b, v_h, b, h // (H // H_kv))
     at = (b * T_q * H + h) * D
-    q = load_rows(Q + b * q_b + h * q_h, q_t, i, T_q, D, BLOCK_D)
+    q = load_rows(head(Q, q_b, q_h, b, h), q_t, i, T_q, D, BLOCK_D)
     do = load_rows(DO + at, H * D, i, T_q, D, BLOCK_D)
     log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
     delta = tl.load(Delta + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)

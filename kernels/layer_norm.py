@@ -132,7 +132,7 @@ def layer_norm_dx_long_row(DY, X, W, Mean, R, DX, n_rows, n_cols, HAS_WEIGHT: tl
 def layer_norm_dparameters(DY, X, Mean, R, DW, DB, n_rows, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Program (j, i) adds up the rows i ROWS, i ROWS + 1, ..., then those a whole grid further, of BLOCK columns.
     Columns come first, as only that side of a grid may be longer than 65,535."""
-    part, parts = tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    part, parts = tl.program_id(1), tl.num_programs(1)
     col = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     dw = tl.zeros((BLOCK,), tl.float32)
     db = tl.zeros((BLOCK,), tl.float32)
@@ -146,8 +146,9 @@ def layer_norm_dparameters(DY, X, Mean, R, DW, DB, n_rows, n_cols, ROWS: tl.cons
         x_hat = (tl.load(X + at, mask=inside, other=0.0).to(tl.float32) - mean) * r
         dw += tl.sum(dy * x_hat, axis=0)
         db += tl.sum(dy, axis=0)
-    tl.store(DW + part * n_cols + col, dw, mask=col < n_cols)
-    tl.store(DB + part * n_cols + col, db, mask=col < n_cols)
+    at = part.to(tl.int64) * n_cols + col
+    tl.store(DW + at, dw, mask=col < n_cols)
+    tl.store(DB + at, db, mask=col < n_cols)
 
 
 # Columns up to → rows a program, warps: one table for all GPUs. What is longer goes block by block.

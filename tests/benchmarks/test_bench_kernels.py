@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,44 @@ def test_who_is_left_out() -> None:
     assert "0 GB" in notes["reference"]
     assert list(kernels.functions(c, ("reference", "torch"), free=100e6)[0]) == ["reference", "torch"]
     assert kernels.functions(case("softmax", "causal", (4, 4)), ("Liger", "QuACK", "composed")) == ({}, {})
+
+
+def test_libraries_are_called_as_they_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Liger's functions have no defaults. (It is a stand-in with their signatures that is called here.)"""
+
+    class LigerLayerNormFunction(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, X: Any, W: Any, B: Any, eps: float) -> Any:
+            return torch.nn.functional.layer_norm(X, W.shape, W, B, eps)
+
+    class LigerSoftmaxFunction(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, input_: Any) -> Any:
+            return input_.softmax(-1)
+
+    for name, function in (("layer_norm", LigerLayerNormFunction), ("softmax", LigerSoftmaxFunction)):
+        module = types.ModuleType(name)
+        setattr(module, function.__name__, function)
+        monkeypatch.setitem(sys.modules, f"liger_kernel.ops.{name}", module)
+        tensors = case(name, "", (5, 33)).tensors("cpu")
+        y = operations.implementation("Liger", name)(*tensors)
+        torch.testing.assert_close(y, operations.implementation("reference", name)(*tensors))
+
+
+def test_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the memory it needs, but not all together: who needs most is left out, and the others are timed."""
+    round_robin = timing.round_robin
+
+    def tight(calls: Any, measure: Any, **options: Any) -> Any:
+        if "reference" in calls:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return round_robin(calls, measure, **options)
+
+    monkeypatch.setattr(timing, "round_robin", tight)
+    forward, backward = measured(case("softmax", "", (5, 33)), "reference", "torch")
+    for r in (forward, backward):
+        assert list(r["ms"]) == ["torch"]
+        assert "out of memory" in r["notes"]["reference"]
 
 
 def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:

@@ -75,3 +75,16 @@ def test_it_exports(operation: Operation, device: str) -> None:
 @each_operation
 def test_it_can_be_checkpointed(operation: Operation, device: str) -> None:
     harness.check_checkpointed(operation, torch.float32, device)
+
+
+def test_heads_may_lie_far_apart(device: str) -> None:
+    """Further than 32 bits can count numbers: the last heads are where a product of ints would have wrapped around."""
+    from hornbook.kernels.attention import attention
+    from hornbook.reference.attention import attention as reference
+
+    stride, H = 1 << 25, 66
+    memory = torch.empty(H * stride, dtype=torch.float16, device=device)  # 4 GB, of which few pages are touched
+    far = memory.as_strided((1, 3, H, 16), (0, 16, stride, 1))
+    near = torch.randn(1, 3, H, 16).to(far)
+    far.copy_(near)
+    torch.testing.assert_close(attention(far, far, far), reference(near, near, near), atol=2e-3, rtol=2e-3)
