@@ -9,12 +9,133 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::cut;
 use crate::error::{Error, Result, Watch};
+use crate::piece::{self, Key};
 use crate::special::Specials;
-use crate::split::{Pattern, Splitter};
+use crate::split::{BATCH, Pattern, Span, Splitter};
 
 /// Distinct byte strings and how often each came.
 #[derive(Default)]
 pub struct Counter {
+    short: ShortCounter,
+    long: LongCounter,
+}
+
+impl Counter {
+    /// Counts pieces of a text.
+    pub fn add_all(&mut self, text: &[u8], spans: &[Span]) {
+        let mut keys = [0; BATCH];
+        let mut hashes = [0; BATCH];
+        for group in spans.chunks(BATCH) {
+            self.short.reserve(group.len());
+            for ((span, key), hash) in group.iter().zip(&mut keys).zip(&mut hashes) {
+                *key = piece::key(text, *span);
+                *hash = piece::hash(*key);
+                self.short.prefetch(*hash);
+            }
+            for ((&(start, end), &key), &hash) in group.iter().zip(&keys).zip(&hashes) {
+                if key == 0 {
+                    self.long.add(&text[start..end], 1);
+                } else {
+                    self.short.add(key, hash, 1);
+                }
+            }
+        }
+    }
+
+    pub fn add(&mut self, piece: &[u8], count: u64) {
+        let key = piece::key(piece, (0, piece.len()));
+        if key == 0 {
+            self.long.add(piece, count);
+        } else {
+            self.short.reserve(1);
+            self.short.add(key, piece::hash(key), count);
+        }
+    }
+
+    /// Calls `each` for every piece and its count, in no particular order.
+    pub fn for_each(&self, mut each: impl FnMut(&[u8], u64)) {
+        for &(key, count) in self.short.lines.iter().flat_map(|Line(slots)| slots).filter(|slot| slot.0 != 0)
+        {
+            let (bytes, len) = piece::bytes(key);
+            each(&bytes[..len], count);
+        }
+        for word in &self.long.words {
+            each(&self.long.bytes[word.start..][..word.len], word.count);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.short.len + self.long.words.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Pieces that have a key: open addressing, line by line, at most half full. A slot without a key is free.
+#[derive(Default)]
+struct ShortCounter {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+/// Two keys with their counts, which the processor fetches as one.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Line([(Key, u64); 2]);
+
+impl ShortCounter {
+    /// Makes room for so many pieces that are new.
+    #[inline]
+    fn reserve(&mut self, more: usize) {
+        if self.len + more > self.lines.len() {
+            let size = ((self.len + more) * 2).next_power_of_two().max(1 << 11);
+            let old = std::mem::replace(self, ShortCounter { lines: vec![Line::default(); size], len: 0 });
+            for &(key, count) in old.lines.iter().flat_map(|Line(slots)| slots) {
+                if key != 0 {
+                    self.add(key, piece::hash(key), count);
+                }
+            }
+        }
+    }
+
+    /// Where the search for a key begins.
+    #[inline(always)]
+    fn place(&self, hash: u64) -> usize {
+        (hash >> (64 - self.lines.len().trailing_zeros())) as usize
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, hash: u64) {
+        piece::prefetch(&self.lines[self.place(hash)]);
+    }
+
+    /// Adds to a count; there must be room.
+    #[inline(always)]
+    fn add(&mut self, key: Key, hash: u64, count: u64) {
+        let mut place = self.place(hash);
+        loop {
+            let Line(slots) = &mut self.lines[place];
+            // Which of the two it is cannot be foreseen, so it is computed, not jumped upon.
+            let slot = &mut slots[usize::from(slots[1].0 == key)];
+            if slot.0 == key {
+                slot.1 += count;
+                return;
+            }
+            if let Some(slot) = slots.iter_mut().find(|slot| slot.0 == 0) {
+                *slot = (key, count);
+                self.len += 1;
+                return;
+            }
+            place = (place + 1) & (self.lines.len() - 1);
+        }
+    }
+}
+
+/// Pieces that are too long for a key.
+#[derive(Default)]
+struct LongCounter {
     bytes: Vec<u8>,
     words: Vec<Word>,
     table: HashTable<u32>,
@@ -23,40 +144,27 @@ pub struct Counter {
 
 struct Word {
     start: usize,
-    len: u32,
+    len: usize,
     count: u64,
     hash: u64,
 }
 
-impl Counter {
-    pub fn add(&mut self, piece: &[u8], count: u64) {
+impl LongCounter {
+    fn add(&mut self, piece: &[u8], count: u64) {
         let hash = self.hasher.hash_one(piece);
-        let Counter { bytes, words, table, .. } = self;
+        let LongCounter { bytes, words, table, .. } = self;
         let same = |&index: &u32| {
             let word = &words[index as usize];
-            word.hash == hash && &bytes[word.start..][..word.len as usize] == piece
+            word.hash == hash && &bytes[word.start..][..word.len] == piece
         };
         if let Some(&index) = table.find(hash, same) {
             words[index as usize].count += count;
             return;
         }
         let index = words.len() as u32;
-        words.push(Word { start: bytes.len(), len: piece.len() as u32, count, hash });
+        words.push(Word { start: bytes.len(), len: piece.len(), count, hash });
         bytes.extend_from_slice(piece);
         table.insert_unique(hash, index, |&index| words[index as usize].hash);
-    }
-
-    /// The pieces and their counts, in the order in which they first came.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.words.iter().map(|word| (&self.bytes[word.start..][..word.len as usize], word.count))
-    }
-
-    pub fn len(&self) -> usize {
-        self.words.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
     }
 }
 
@@ -108,14 +216,9 @@ impl Counting {
                         return Ok(());
                     }
                     let text = &part[start..end];
-                    let mut pieces = 0u32;
-                    splitter.for_each(text, false, |start, end| {
-                        pieces = pieces.wrapping_add(1);
-                        if pieces % 4096 == 0 && stop.load(Ordering::Relaxed) {
-                            return Err(Error::stopped());
-                        }
-                        counter.add(&text.as_bytes()[start..end], 1);
-                        Ok(())
+                    splitter.for_each_batch(text, false, |spans| {
+                        counter.add_all(text.as_bytes(), spans);
+                        if stop.load(Ordering::Relaxed) { Err(Error::stopped()) } else { Ok(()) }
                     })
                 })?;
                 done.fetch_add(part.len() as u64, Ordering::Relaxed);
@@ -143,9 +246,7 @@ impl Counting {
                 all = counter;
                 continue;
             }
-            for (piece, count) in counter.iter() {
-                all.add(piece, count);
-            }
+            counter.for_each(|piece, count| all.add(piece, count));
         }
         all
     }
@@ -193,6 +294,13 @@ pub fn run_watched<S: Send>(
 mod tests {
     use super::*;
 
+    fn sorted(counter: &Counter) -> Vec<(Vec<u8>, u64)> {
+        let mut all = Vec::new();
+        counter.for_each(|piece, count| all.push((piece.to_vec(), count)));
+        all.sort();
+        all
+    }
+
     #[test]
     fn parts_and_threads_do_not_change_the_count() {
         let text: String = (0..60_000).map(|i| format!("word{} don't  {}\n", i % 97, i % 1013)).collect();
@@ -202,24 +310,20 @@ mod tests {
             let mut counting = Counting::new(Pattern::Cl100k, specials(), threads).unwrap();
             counting.add(&texts, None, &mut ()).unwrap();
             let counter = counting.finish();
-            let mut all: Vec<(Vec<u8>, u64)> = counter.iter().map(|(w, n)| (w.to_vec(), n)).collect();
-            all.sort();
-            counts.push(all);
+            counts.push(sorted(&counter));
         }
         let mut whole = Counter::default();
         let splitter = Pattern::Cl100k.splitter().unwrap();
         specials()
             .for_each_part(&text, |start, end, special| match special {
                 Some(_) => Ok(()),
-                None => splitter.for_each(&text[start..end], false, |a, b| {
-                    whole.add(&text.as_bytes()[start..end][a..b], 1);
+                None => splitter.for_each_batch(&text[start..end], false, |spans| {
+                    spans.iter().for_each(|&(a, b)| whole.add(&text.as_bytes()[start..end][a..b], 1));
                     Ok(())
                 }),
             })
             .unwrap();
-        let mut all: Vec<(Vec<u8>, u64)> = whole.iter().map(|(w, n)| (w.to_vec(), n)).collect();
-        all.sort();
         assert_eq!(counts[0], counts[1]);
-        assert_eq!(counts[0], all);
+        assert_eq!(counts[0], sorted(&whole));
     }
 }

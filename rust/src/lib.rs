@@ -12,6 +12,7 @@ pub mod encode;
 pub mod error;
 pub mod merge;
 pub mod pairs;
+pub mod piece;
 #[cfg(feature = "python")]
 mod python;
 pub mod source;

@@ -12,138 +12,165 @@ pub struct Merge {
     pub id: u32,
 }
 
-/// The rank of a pair that never joins.
-const NEVER: u32 = u32::MAX;
+impl Merge {
+    /// Of a pair that never joins. It sorts behind all others.
+    const NEVER: u64 = u64::MAX;
+
+    /// As one number, which sorts by rank.
+    #[inline]
+    fn packed(self) -> u64 {
+        u64::from(self.rank) << 32 | u64::from(self.id)
+    }
+}
 
 /// Above this many symbols a heap is faster than looking at all pairs again after each merge.
 const LONG: usize = 96;
 
-/// Working memory for [`merge`], kept from one piece to the next.
+/// Which neighbours join.
+#[derive(Clone)]
+pub struct Merges {
+    /// The token of each byte.
+    byte_ids: [u32; 256],
+    /// What each two bytes become. Every piece begins with these, so they have a table without a search.
+    of_bytes: Vec<u64>,
+    /// What each two tokens become.
+    of_tokens: PairTable<Merge>,
+}
+
+/// Working memory for [`Merges::apply`], kept from one piece to the next.
 #[derive(Default)]
 pub struct Scratch {
-    /// For short pieces: a symbol, and what it and its right neighbour become.
-    symbols: Vec<(u32, Merge)>,
-    /// For long ones: ids and a doubly linked list over positions.
     ids: Vec<u32>,
+    /// For short pieces: what each symbol and its right neighbour become.
+    merges: Vec<u64>,
+    /// For long ones: a doubly linked list over positions.
     next: Vec<u32>,
     previous: Vec<u32>,
     heap: BinaryHeap<Reverse<(u32, u32, u32)>>,
 }
 
-/// Appends the tokens of `piece` to `out`. `byte_ids[b]` is the token of byte `b`.
-pub fn merge(
-    piece: &[u8],
-    byte_ids: &[u32; 256],
-    pairs: &PairTable<Merge>,
-    scratch: &mut Scratch,
-    out: &mut Vec<u32>,
-) {
-    match piece {
-        [] => {}
-        [byte] => out.push(byte_ids[*byte as usize]),
-        _ if piece.len() <= LONG => merge_short(piece, byte_ids, pairs, scratch, out),
-        _ => merge_long(piece, byte_ids, pairs, scratch, out),
-    }
-}
-
-#[inline]
-fn look_up(pairs: &PairTable<Merge>, left: u32, right: u32) -> Merge {
-    pairs.get(left, right).unwrap_or(Merge { rank: NEVER, id: 0 })
-}
-
-/// Quadratic in the length, but with a tiny constant.
-fn merge_short(
-    piece: &[u8],
-    byte_ids: &[u32; 256],
-    pairs: &PairTable<Merge>,
-    scratch: &mut Scratch,
-    out: &mut Vec<u32>,
-) {
-    let never = Merge { rank: NEVER, id: 0 };
-    let symbols = &mut scratch.symbols;
-    symbols.clear();
-    symbols.extend(piece.iter().map(|&byte| (byte_ids[byte as usize], never)));
-    for at in 0..symbols.len() - 1 {
-        symbols[at].1 = look_up(pairs, symbols[at].0, symbols[at + 1].0);
-    }
-    loop {
-        // The first of the lowest: min_by_key keeps the first of equals.
-        let Some((at, &(_, best))) = symbols.iter().enumerate().min_by_key(|(_, symbol)| symbol.1.rank)
-        else {
-            return;
-        };
-        if best.rank == NEVER {
-            break;
-        }
-        symbols[at].0 = best.id;
-        symbols.remove(at + 1);
-        let right = symbols.get(at + 1).map(|symbol| symbol.0);
-        symbols[at].1 = right.map_or(never, |right| look_up(pairs, best.id, right));
-        if at > 0 {
-            symbols[at - 1].1 = look_up(pairs, symbols[at - 1].0, best.id);
-        }
-    }
-    out.extend(symbols.iter().map(|symbol| symbol.0));
-}
-
 /// No position: the end of the list, and the id of a symbol that was joined to its left neighbour.
 const NONE: u32 = u32::MAX;
 
-/// n log n: a heap of (rank, position, id after the merge), whose entries may be out of date.
-fn merge_long(
-    piece: &[u8],
-    byte_ids: &[u32; 256],
-    pairs: &PairTable<Merge>,
-    scratch: &mut Scratch,
-    out: &mut Vec<u32>,
-) {
-    let n = piece.len() as u32;
-    let Scratch { ids, next, previous, heap, .. } = scratch;
-    ids.clear();
-    ids.extend(piece.iter().map(|&byte| byte_ids[byte as usize]));
-    next.clear();
-    next.extend((1..n).chain([NONE]));
-    previous.clear();
-    previous.extend([NONE].into_iter().chain(0..n - 1));
-    let mut entries = std::mem::take(heap).into_vec();
-    entries.clear();
-    for at in 0..n - 1 {
-        if let Some(merge) = pairs.get(ids[at as usize], ids[at as usize + 1]) {
-            entries.push(Reverse((merge.rank, at, merge.id)));
+impl Merges {
+    /// `capacity`: about how many there will be.
+    pub fn new(byte_ids: [u32; 256], capacity: usize) -> Self {
+        Merges {
+            byte_ids,
+            of_bytes: vec![Merge::NEVER; 1 << 16],
+            of_tokens: PairTable::with_capacity(capacity),
         }
     }
-    *heap = BinaryHeap::from(entries);
-    while let Some(Reverse((rank, at, id))) = heap.pop() {
-        let left = ids[at as usize];
-        let after = next[at as usize];
-        if left == NONE || after == NONE {
-            continue;
-        }
-        // Is this still the pair that the entry was made for?
-        if pairs.get(left, ids[after as usize]) != Some(Merge { rank, id }) {
-            continue;
-        }
-        ids[at as usize] = id;
-        ids[after as usize] = NONE;
-        let right = next[after as usize];
-        next[at as usize] = right;
-        if right != NONE {
-            previous[right as usize] = at;
-            if let Some(merge) = pairs.get(id, ids[right as usize]) {
-                heap.push(Reverse((merge.rank, at, merge.id)));
-            }
-        }
-        let before = previous[at as usize];
-        if before != NONE {
-            if let Some(merge) = pairs.get(ids[before as usize], id) {
-                heap.push(Reverse((merge.rank, before, merge.id)));
-            }
+
+    /// Adds a pair of tokens that together are `joined`. A pair that is given twice has its last rank.
+    pub fn insert(&mut self, left: u32, right: u32, merge: Merge, joined: &[u8]) {
+        self.of_tokens.insert(left, right, merge);
+        if let [left, right] = joined {
+            self.of_bytes[usize::from(*left) << 8 | usize::from(*right)] = merge.packed();
         }
     }
-    out.extend(ids.iter().filter(|&&id| id != NONE));
-    // One huge piece must not hold its memory for ever.
-    if piece.len() > 1 << 20 {
-        *scratch = Scratch::default();
+
+    #[inline]
+    fn get(&self, left: u32, right: u32) -> u64 {
+        self.of_tokens.get(left, right).map_or(Merge::NEVER, Merge::packed)
+    }
+
+    #[inline]
+    fn get_bytes(&self, left: u8, right: u8) -> u64 {
+        self.of_bytes[usize::from(left) << 8 | usize::from(right)]
+    }
+
+    /// Appends the tokens of `piece` to `out`.
+    pub fn apply(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+        match piece {
+            [] => {}
+            [byte] => out.push(self.byte_ids[*byte as usize]),
+            _ if piece.len() <= LONG => self.apply_short(piece, scratch, out),
+            _ => self.apply_long(piece, scratch, out),
+        }
+    }
+
+    /// Quadratic in the length, but with a tiny constant.
+    fn apply_short(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let Scratch { ids, merges, .. } = scratch;
+        ids.clear();
+        ids.extend(piece.iter().map(|&byte| self.byte_ids[byte as usize]));
+        merges.clear();
+        merges.extend(piece.windows(2).map(|pair| self.get_bytes(pair[0], pair[1])));
+        loop {
+            let (mut at, mut best) = (0, Merge::NEVER);
+            for (index, &merge) in merges.iter().enumerate() {
+                if merge < best {
+                    (at, best) = (index, merge); // the first of equals
+                }
+            }
+            if best == Merge::NEVER {
+                break;
+            }
+            let id = best as u32;
+            ids[at] = id;
+            ids.remove(at + 1);
+            merges.remove(at);
+            if at < merges.len() {
+                merges[at] = self.get(id, ids[at + 1]);
+            }
+            if at > 0 {
+                merges[at - 1] = self.get(ids[at - 1], id);
+            }
+        }
+        out.extend_from_slice(ids);
+    }
+
+    /// n log n: a heap of (rank, position, id after the merge), whose entries may be out of date.
+    fn apply_long(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+        let n = piece.len() as u32;
+        let Scratch { ids, next, previous, heap, .. } = scratch;
+        ids.clear();
+        ids.extend(piece.iter().map(|&byte| self.byte_ids[byte as usize]));
+        next.clear();
+        next.extend((1..n).chain([NONE]));
+        previous.clear();
+        previous.extend([NONE].into_iter().chain(0..n - 1));
+        let mut entries = std::mem::take(heap).into_vec();
+        entries.clear();
+        for at in 0..n - 1 {
+            if let Some(merge) = self.of_tokens.get(ids[at as usize], ids[at as usize + 1]) {
+                entries.push(Reverse((merge.rank, at, merge.id)));
+            }
+        }
+        *heap = BinaryHeap::from(entries);
+        while let Some(Reverse((rank, at, id))) = heap.pop() {
+            let left = ids[at as usize];
+            let after = next[at as usize];
+            if left == NONE || after == NONE {
+                continue;
+            }
+            // Is this still the pair that the entry was made for?
+            if self.of_tokens.get(left, ids[after as usize]) != Some(Merge { rank, id }) {
+                continue;
+            }
+            ids[at as usize] = id;
+            ids[after as usize] = NONE;
+            let right = next[after as usize];
+            next[at as usize] = right;
+            if right != NONE {
+                previous[right as usize] = at;
+                if let Some(merge) = self.of_tokens.get(id, ids[right as usize]) {
+                    heap.push(Reverse((merge.rank, at, merge.id)));
+                }
+            }
+            let before = previous[at as usize];
+            if before != NONE {
+                if let Some(merge) = self.of_tokens.get(ids[before as usize], id) {
+                    heap.push(Reverse((merge.rank, before, merge.id)));
+                }
+            }
+        }
+        out.extend(ids.iter().filter(|&&id| id != NONE));
+        // One huge piece must not hold its memory for ever.
+        if piece.len() > 1 << 20 {
+            *scratch = Scratch::default();
+        }
     }
 }
 
@@ -154,20 +181,28 @@ mod tests {
     #[test]
     fn short_and_long_agree() {
         // a=0 b=1; ab=2, aa=3, aba=4, abab=5, aaa=6
-        let mut pairs = PairTable::with_capacity(8);
-        for (rank, (left, right, id)) in
-            [(0, 1, 2), (0, 0, 3), (2, 0, 4), (2, 2, 5), (3, 0, 6), (0, 3, 6)].into_iter().enumerate()
-        {
-            pairs.insert(left, right, Merge { rank: rank as u32, id });
-        }
         let mut byte_ids = [0; 256];
         byte_ids[1] = 1;
+        let mut merges = Merges::new(byte_ids, 8);
+        for (rank, (left, right, id, joined)) in [
+            (0, 1, 2, &[0, 1][..]),
+            (0, 0, 3, &[0, 0]),
+            (2, 0, 4, &[0, 1, 0]),
+            (2, 2, 5, &[0, 1, 0, 1]),
+            (3, 0, 6, &[0, 0, 0]),
+            (0, 3, 6, &[0, 0, 0]),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            merges.insert(left, right, Merge { rank: rank as u32, id }, joined);
+        }
         let mut scratch = Scratch::default();
         for bits in 0..4096u32 {
             let piece: Vec<u8> = (0..12).map(|i| (bits >> i & 1) as u8).collect();
             let (mut short, mut long) = (Vec::new(), Vec::new());
-            merge_short(&piece, &byte_ids, &pairs, &mut scratch, &mut short);
-            merge_long(&piece, &byte_ids, &pairs, &mut scratch, &mut long);
+            merges.apply_short(&piece, &mut scratch, &mut short);
+            merges.apply_long(&piece, &mut scratch, &mut long);
             assert_eq!(short, long, "{piece:?}");
         }
     }

@@ -4,8 +4,7 @@ use std::sync::Mutex;
 
 use crate::encode::Worker;
 use crate::error::{Error, Result};
-use crate::merge::Merge;
-use crate::pairs::PairTable;
+use crate::merge::{Merge, Merges, Scratch};
 use crate::special::Specials;
 use crate::split::{Pattern, Splitter};
 use crate::vocab::Vocab;
@@ -28,8 +27,7 @@ pub struct Tokenizer {
     pub pattern: Pattern,
     pub specials: Specials,
     pub(crate) splitter: Splitter,
-    pub(crate) pairs: PairTable<Merge>,
-    pub(crate) byte_ids: [u32; 256],
+    pub(crate) merges: Merges,
     /// Working memory that no call is using at the moment.
     pub(crate) idle: Mutex<Vec<Worker>>,
 }
@@ -55,9 +53,9 @@ impl Tokenizer {
                 ))
             })?;
         }
-        let pairs = match &rule {
-            Rule::Merges { pairs, .. } => listed(&vocab, pairs)?,
-            Rule::Ranks => all_splits(&vocab),
+        let merges = match &rule {
+            Rule::Merges { pairs, .. } => listed(&vocab, pairs, byte_ids)?,
+            Rule::Ranks => last_splits(&vocab, byte_ids).unwrap_or_else(|| all_splits(&vocab, byte_ids)),
         };
         for (index, (token, id)) in specials.iter().enumerate() {
             if specials[..index].iter().any(|(other, _)| other == token) {
@@ -72,8 +70,7 @@ impl Tokenizer {
             vocab,
             rule,
             pattern,
-            pairs,
-            byte_ids,
+            merges,
         })
     }
 
@@ -87,10 +84,10 @@ impl Tokenizer {
     }
 }
 
-fn listed(vocab: &Vocab, merges: &[(u32, u32)]) -> Result<PairTable<Merge>> {
-    let mut pairs = PairTable::with_capacity(merges.len());
+fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<Merges> {
+    let mut merges = Merges::new(byte_ids, pairs.len());
     let mut joined = Vec::new();
-    for (rank, &(left, right)) in merges.iter().enumerate() {
+    for (rank, &(left, right)) in pairs.iter().enumerate() {
         joined.clear();
         for id in [left, right] {
             joined.extend_from_slice(vocab.get(id).ok_or_else(|| vocab.unknown(i64::from(id)))?);
@@ -101,20 +98,34 @@ fn listed(vocab: &Vocab, merges: &[(u32, u32)]) -> Result<PairTable<Merge>> {
                 String::from_utf8_lossy(&joined)
             ))
         })?;
-        // A pair listed twice has its last rank, as in Hugging Face's table.
-        pairs.insert(left, right, Merge { rank: rank as u32, id });
+        merges.insert(left, right, Merge { rank: rank as u32, id }, &joined);
     }
-    Ok(pairs)
+    Ok(merges)
 }
 
-fn all_splits(vocab: &Vocab) -> PairTable<Merge> {
-    let mut pairs = PairTable::with_capacity(vocab.len() * 2);
+/// Of each token, the one split that merges of lower rank lead to. No other can ever come up: where the bytes of a token
+/// stand between two edges of symbols, the merges below its rank have done the same as they do with these bytes
+/// alone (see [`crate::train`]). `None` for a vocabulary in which they do not lead to two tokens for every one.
+fn last_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Option<Merges> {
+    let mut merges = Merges::new(byte_ids, vocab.len());
+    let (mut scratch, mut parts) = (Scratch::default(), Vec::new());
+    for (id, token) in vocab.iter().filter(|(_, token)| token.len() > 1) {
+        parts.clear();
+        merges.apply(token, &mut scratch, &mut parts);
+        let [left, right] = parts[..] else { return None };
+        merges.insert(left, right, Merge { rank: id, id }, token);
+    }
+    Some(merges)
+}
+
+fn all_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Merges {
+    let mut merges = Merges::new(byte_ids, vocab.len() * 2);
     for (id, token) in vocab.iter() {
         for (left, right) in splits(vocab, token) {
-            pairs.insert(left, right, Merge { rank: id, id });
+            merges.insert(left, right, Merge { rank: id, id }, token);
         }
     }
-    pairs
+    merges
 }
 
 /// The ways to cut a token into two tokens. Special tokens do not count.

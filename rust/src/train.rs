@@ -121,7 +121,8 @@ pub fn train(words: &Counter, vocab_size: usize, watch: &mut dyn Watch) -> Resul
 
 impl Trainer {
     fn new(words: &Counter) -> Result<Self> {
-        let size: usize = words.iter().map(|(word, _)| word.len() + 1).sum::<usize>() + 1;
+        let mut size = 1;
+        words.for_each(|word, _| size += word.len() + 1);
         if size >= GONE as usize {
             return Err(Error::data(format!(
                 "the distinct pieces have {size} bytes; training holds at most 4 GB of them. Train on less text, or \
@@ -142,13 +143,16 @@ impl Trainer {
         };
         trainer.symbols.push(EDGE);
         trainer.piece.push(0);
-        for (word, count) in words.iter().filter(|(word, _)| word.len() > 1) {
+        words.for_each(|word, count| {
+            if word.len() < 2 {
+                return;
+            }
             let index = trainer.counts.len() as u32;
             trainer.counts.push(i64::try_from(count).unwrap_or(i64::MAX));
             trainer.symbols.extend(word.iter().map(|&byte| u32::from(ID_OF_BYTE[byte as usize])));
             trainer.symbols.push(EDGE);
             trainer.piece.resize(trainer.symbols.len(), index);
-        }
+        });
         trainer.endings = trainer.symbols.clone();
         Ok(trainer)
     }

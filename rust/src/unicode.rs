@@ -46,6 +46,22 @@ impl Table {
         let code = c as usize;
         self.flags[self.block[code >> 8] as usize][code & 255]
     }
+
+    /// The flags and the length in bytes of the character that begins at byte `at` of valid UTF-8; nothing at the end.
+    #[inline(always)]
+    pub fn peek(&self, text: &[u8], at: usize) -> Option<(u8, usize)> {
+        let first = *text.get(at)?;
+        if first < 128 {
+            return Some((self.flags[self.block[0] as usize][first as usize], 1));
+        }
+        let bits = |index: usize| usize::from(text[at + index] & 0x3F);
+        let (code, len) = match first {
+            ..0xE0 => (usize::from(first & 0x1F) << 6 | bits(1), 2),
+            0xE0..0xF0 => (usize::from(first & 0x0F) << 12 | bits(1) << 6 | bits(2), 3),
+            0xF0.. => (usize::from(first & 0x07) << 18 | bits(1) << 12 | bits(2) << 6 | bits(3), 4),
+        };
+        Some((self.flags[self.block[code >> 8] as usize][code & 255], len))
+    }
 }
 
 /// The one table, built in a few milliseconds when it is first asked for.

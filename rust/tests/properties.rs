@@ -108,7 +108,8 @@ proptest! {
         let texts: Vec<&str> = words.iter().map(String::as_str).collect();
         counting.add(&texts, None, &mut ()).unwrap();
         let counter = counting.finish();
-        let all: Vec<(Vec<u8>, u64)> = counter.iter().map(|(w, n)| (w.to_vec(), n)).collect();
+        let mut all: Vec<(Vec<u8>, u64)> = Vec::new();
+        counter.for_each(|w, n| all.push((w.to_vec(), n)));
         let (vocab, _) = train(&counter, 300, &mut ()).unwrap();
         let tokens: Vec<Vec<u8>> = vocab.iter().map(|(_, token)| token.to_vec()).collect();
         prop_assert_eq!(tokens, train_naively(&all, 300));

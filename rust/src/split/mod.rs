@@ -2,11 +2,16 @@
 
 mod pattern;
 pub mod scan;
+pub mod window;
 
 pub use pattern::Pattern;
 
 use crate::error::{Error, Result};
 use fancy_regex::Regex;
+pub use window::Span;
+
+/// How many pieces are found before they are looked at.
+pub const BATCH: usize = 256;
 
 /// A [`Pattern`] ready to cut. Each thread has its own, as the scratch space inside a compiled regex is shared
 /// between all users of one instance, and sharing it between threads costs more than the matching.
@@ -18,21 +23,22 @@ pub enum Splitter {
 }
 
 impl Splitter {
-    /// Calls `piece(start, end)` with the byte range of each pre-token of `text`, in order. Text between two
-    /// matches of a regex is a piece too, unless `drop_gaps` (what tiktoken does).
-    pub fn for_each(
+    /// Calls `batch` with the byte ranges of the pre-tokens of `text`, in order, up to [`BATCH`] at a time. Text between
+    /// two matches of a regex is a piece too, unless `drop_gaps` (what tiktoken does).
+    pub fn for_each_batch(
         &self,
         text: &str,
         drop_gaps: bool,
-        mut piece: impl FnMut(usize, usize) -> Result<()>,
+        mut batch: impl FnMut(&[Span]) -> Result<()>,
     ) -> Result<()> {
+        let mut spans = [(0, 0); BATCH];
         match self {
             Splitter::Scan(scan) => {
-                let mut start = 0;
-                while start < text.len() {
-                    let end = scan.end_of_piece(text, start);
-                    piece(start, end)?;
-                    start = end;
+                let mut at = 0;
+                while at < text.len() {
+                    let count = window::fill(scan, scan.family(), text, at, &mut spans);
+                    batch(&spans[..count])?;
+                    at = spans[count - 1].1;
                 }
                 Ok(())
             }
@@ -40,25 +46,32 @@ impl Splitter {
                 if text.is_empty() {
                     return Ok(());
                 }
-                piece(0, text.len())
+                batch(&[(0, text.len())])
             }
             Splitter::Regex(regex) => {
-                let mut start = 0;
+                let (mut start, mut count) = (0, 0);
+                let mut push = |span: Span, last: bool| {
+                    if span.0 < span.1 {
+                        spans[count] = span;
+                        count += 1;
+                    }
+                    if count == BATCH || last {
+                        batch(&spans[..std::mem::take(&mut count)])?;
+                    }
+                    Ok(())
+                };
                 for found in regex.find_iter(text) {
                     let found = found.map_err(|error| gave_up(regex, start, &error))?;
                     if found.start() == found.end() {
                         continue; // an empty match cuts nothing off
                     }
-                    if found.start() > start && !drop_gaps {
-                        piece(start, found.start())?;
+                    if !drop_gaps {
+                        push((start, found.start()), false)?;
                     }
-                    piece(found.start(), found.end())?;
+                    push((found.start(), found.end()), false)?;
                     start = found.end();
                 }
-                if start < text.len() && !drop_gaps {
-                    piece(start, text.len())?;
-                }
-                Ok(())
+                push(if drop_gaps { (0, 0) } else { (start, text.len()) }, true)
             }
         }
     }

@@ -143,19 +143,71 @@ mod tests {
             "'", "'s", "'LL", "'ſ", "'re", "!", "/", "…", "\u{200d}", "\u{0}", "🙂", "x y", "DON'T",
             "\u{e000}",
         ];
+        made_of(&parts, 20_000, 12)
+    }
+
+    /// Texts that are long enough to be cut by the window, and mostly ASCII.
+    fn long_texts() -> Vec<String> {
+        let parts = [
+            "a",
+            "B",
+            "word",
+            "Camel",
+            "CAPS",
+            "7",
+            "123",
+            "1234567",
+            " ",
+            " ",
+            " ",
+            "   ",
+            "\n",
+            "\n\n",
+            "\r\n",
+            "\n  \n",
+            "\t",
+            "\t\t",
+            "'",
+            "'s",
+            "'LL",
+            "'t",
+            "'re",
+            "'ve'",
+            "!",
+            "...",
+            "/",
+            "//",
+            "!\n",
+            "/\n/",
+            "(x)",
+            "-",
+            "\u{b}",
+            "\u{0}",
+            "\u{7f}",
+            "é",
+            "\u{a0}",
+            "'ſ",
+            " longer words here ",
+            "a_b",
+            "x=1;\n    return x\n",
+        ];
+        made_of(&parts, 20_000, 80)
+    }
+
+    fn made_of(parts: &[&str], texts: usize, longest: usize) -> Vec<String> {
         let mut state = 7u64;
         let mut next = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) as usize
         };
-        (0..20_000).map(|_| (0..next() % 12).map(|_| parts[next() % parts.len()]).collect()).collect()
+        (0..texts).map(|_| (0..next() % longest).map(|_| parts[next() % parts.len()]).collect()).collect()
     }
 
     fn pieces(splitter: &Splitter, text: &str) -> Vec<(usize, usize)> {
         let mut out = Vec::new();
         splitter
-            .for_each(text, true, |start, end| {
-                out.push((start, end));
+            .for_each_batch(text, true, |spans| {
+                out.extend_from_slice(spans);
                 Ok(())
             })
             .unwrap();
@@ -170,12 +222,13 @@ mod tests {
                 patterns.extend(CL_TAILS.map(|tail| Pattern::Regex(format!("{head}{digits}{tail}"))));
             }
         }
-        let texts = odd_texts();
+        let mut texts = odd_texts();
+        texts.extend(long_texts());
         for (index, pattern) in patterns.iter().enumerate() {
             let scanner = pattern.splitter().unwrap();
             assert!(matches!(scanner, Splitter::Scan(_)));
             let regex = compile(pattern.regex().unwrap()).unwrap();
-            let step = if index < 3 { 1 } else { 10 };
+            let step = if index < 3 { 1 } else { 20 };
             for text in texts.iter().step_by(step) {
                 assert_eq!(pieces(&scanner, text), pieces(&regex, text), "{pattern:?} on {text:?}");
             }

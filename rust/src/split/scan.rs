@@ -15,6 +15,7 @@ pub enum Family {
     O200k,
 }
 
+/// Where the pieces of a text end, one by one. [`super::window`] does the same for many at once.
 #[derive(Clone, Copy)]
 pub struct Scan {
     family: Family,
@@ -31,6 +32,14 @@ impl Scan {
         Scan { family, digits, table: table() }
     }
 
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    pub fn digits(&self) -> usize {
+        self.digits
+    }
+
     /// Where the piece ends that begins at `start`, which must be below `text.len()`.
     #[inline]
     pub fn end_of_piece(&self, text: &str, start: usize) -> usize {
@@ -44,7 +53,7 @@ impl Scan {
     /// `'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s`
     fn gpt2(&self, text: &str, start: usize) -> usize {
         let first = text.as_bytes()[start];
-        if let Some(end) = contraction(text, start, false) {
+        if let Some(end) = contraction(text.as_bytes(), start, false) {
             return end;
         }
         let at = start + usize::from(first == b' ');
@@ -58,7 +67,7 @@ impl Scan {
 
     /// `'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s`
     fn cl100k(&self, text: &str, start: usize, whole_end: bool) -> usize {
-        if let Some(end) = contraction(text, start, true) {
+        if let Some(end) = contraction(text.as_bytes(), start, true) {
             return end;
         }
         let (flags, len) = self.peek(text, start).expect("start is inside the text");
@@ -103,7 +112,7 @@ impl Scan {
             None
         };
         if let Some(end) = word {
-            return contraction(text, end, true).unwrap_or(end);
+            return contraction(text.as_bytes(), end, true).unwrap_or(end);
         }
         let next = self.peek(text, start + len);
         if let Some(mut end) = self.other(text, start, flags, next) {
@@ -211,23 +220,17 @@ impl Scan {
         at
     }
 
-    /// The flags and the length in bytes of the character at `at`; nothing at the end.
-    #[inline]
+    #[inline(always)]
     fn peek(&self, text: &str, at: usize) -> Option<(u8, usize)> {
-        let byte = *text.as_bytes().get(at)?;
-        if byte < 128 {
-            return Some((self.table.of(byte as char), 1));
-        }
-        let c = text[at..].chars().next()?;
-        Some((self.table.of(c), c.len_utf8()))
+        self.table.peek(text.as_bytes(), at)
     }
 }
 
 /// The end of `'s 't 'm 'd 'll 've 're` at `start`; with `fold` in any case. Case folding makes one letter
 /// outside ASCII equal to one of these: the long s, U+017F.
 #[inline]
-fn contraction(text: &str, start: usize, fold: bool) -> Option<usize> {
-    let rest = text.as_bytes()[start..].strip_prefix(b"'")?;
+pub(super) fn contraction(text: &[u8], start: usize, fold: bool) -> Option<usize> {
+    let rest = text[start..].strip_prefix(b"'")?;
     let lower = |index: usize| {
         let byte = *rest.get(index)?;
         Some(if fold { byte.to_ascii_lowercase() } else { byte })

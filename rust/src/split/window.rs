@@ -1,0 +1,415 @@
+//! Cutting ASCII text 64 bytes at a time.
+//!
+//! Each class of characters becomes a number of 64 bits, one for each byte of the window, and where pieces begin
+//! follows from arithmetic on these numbers: `letters & !(letters << 1)` are the letters that have no letter before
+//! them, and adding the first bit of a run to the run carries to the place behind it. A window always begins where a
+//! piece begins, so nothing is carried from one to the next, and it is believed only up to the last place that
+//! nothing behind it can change: after a run of letters or of digits. What no window decides, [`Scan`] reads character
+//! by character: anything with a byte above 127 in it, pieces longer than a window, and the end of the text.
+
+use super::scan::{Family, Scan, contraction};
+
+/// How many bytes a window holds.
+pub const WINDOW: usize = 64;
+
+/// Where a piece begins and ends, in bytes.
+pub type Span = (usize, usize);
+
+/// Which bytes of a window are what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Classes {
+    letter: u64,
+    upper: u64,
+    digit: u64,
+    space: u64,
+    newline: u64,
+    blank: u64,
+    quote: u64,
+    /// Not ASCII.
+    high: u64,
+}
+
+/// Reads classes from bytes, with the instructions of some processor.
+trait Classify {
+    fn classify(window: &[u8; WINDOW]) -> Classes;
+}
+
+/// Eight bytes at a time in an ordinary register, on any processor.
+struct Portable;
+
+impl Classify for Portable {
+    #[inline(always)]
+    fn classify(window: &[u8; WINDOW]) -> Classes {
+        const ONES: u64 = 0x0101_0101_0101_0101;
+        const TOPS: u64 = 0x80 * ONES;
+        let mut all = [0u64; 8];
+        for (index, word) in window.as_chunks::<8>().0.iter().enumerate() {
+            let bytes = u64::from_le_bytes(*word);
+            let (low, high) = (bytes & !TOPS, bytes & TOPS);
+            // The top bit of each byte: is it at least `least`? (Of bytes up to 127, so nothing is borrowed.)
+            let from = |x: u64, least: u8| (x | TOPS) - u64::from(least) * ONES;
+            let within = |x: u64, first: u8, last: u8| from(x, first) & !from(x, last + 1) & TOPS & !high;
+            let blank = within(low, b' ', b' ');
+            let found = [
+                within(low | 0x20 * ONES, b'a', b'z'),
+                within(low, b'A', b'Z'),
+                within(low, b'0', b'9'),
+                within(low, b'\t', b'\r') | blank,
+                within(low, b'\n', b'\n') | within(low, b'\r', b'\r'),
+                blank,
+                within(low, b'\'', b'\''),
+                high,
+            ];
+            for (mask, tops) in all.iter_mut().zip(found) {
+                // Gathers the top bits of eight bytes into one byte.
+                *mask |= ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * index);
+            }
+        }
+        let [letter, upper, digit, space, newline, blank, quote, high] = all;
+        Classes { letter, upper, digit, space, newline, blank, quote, high }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Classes, Classify, Family, Scan, Span, WINDOW, fill_with};
+    use std::arch::x86_64::*;
+
+    pub struct Avx2;
+
+    impl Classify for Avx2 {
+        #[inline(always)]
+        fn classify(window: &[u8; WINDOW]) -> Classes {
+            // SAFETY: reads the two halves of 64 bytes, from any address; the processor has AVX2, as `fill_avx2`, which
+            // this is a part of, is called only then.
+            unsafe {
+                let low = half(_mm256_loadu_si256(window.as_ptr().cast()));
+                let high = half(_mm256_loadu_si256(window.as_ptr().add(32).cast()));
+                let [letter, upper, digit, space, newline, blank, quote, high] =
+                    std::array::from_fn(|i| u64::from(low[i]) | u64::from(high[i]) << 32);
+                Classes { letter, upper, digit, space, newline, blank, quote, high }
+            }
+        }
+    }
+
+    /// The classes of 32 bytes, in the order of the fields of [`Classes`].
+    ///
+    /// # Safety
+    /// The processor must have AVX2.
+    #[inline(always)]
+    unsafe fn half(x: __m256i) -> [u32; 8] {
+        // SAFETY: that is the caller's.
+        unsafe {
+            // At most `count` above `first`, where subtraction wraps around.
+            let within = |x: __m256i, first: u8, count: i8| {
+                let above = _mm256_sub_epi8(x, _mm256_set1_epi8(first as i8));
+                _mm256_cmpeq_epi8(_mm256_min_epu8(above, _mm256_set1_epi8(count)), above)
+            };
+            let is = |byte: u8| _mm256_cmpeq_epi8(x, _mm256_set1_epi8(byte as i8));
+            let mask = |found: __m256i| _mm256_movemask_epi8(found) as u32;
+            let blank = is(b' ');
+            [
+                mask(within(_mm256_or_si256(x, _mm256_set1_epi8(0x20)), b'a', 25)),
+                mask(within(x, b'A', 25)),
+                mask(within(x, b'0', 9)),
+                mask(_mm256_or_si256(within(x, b'\t', 4), blank)),
+                mask(_mm256_or_si256(is(b'\n'), is(b'\r'))),
+                mask(blank),
+                mask(is(b'\'')),
+                mask(x),
+            ]
+        }
+    }
+
+    pub struct Avx512;
+
+    impl Classify for Avx512 {
+        #[inline(always)]
+        fn classify(window: &[u8; WINDOW]) -> Classes {
+            // SAFETY: reads 64 bytes, from any address; the processor has AVX-512 BW, as `fill_avx512`, which this is a
+            // part of, is called only then.
+            unsafe {
+                let x = _mm512_loadu_si512(window.as_ptr().cast());
+                let within = |x: __m512i, first: u8, count: i8| {
+                    let above = _mm512_sub_epi8(x, _mm512_set1_epi8(first as i8));
+                    _mm512_cmple_epu8_mask(above, _mm512_set1_epi8(count))
+                };
+                let is = |byte: u8| _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(byte as i8));
+                let blank = is(b' ');
+                Classes {
+                    letter: within(_mm512_or_si512(x, _mm512_set1_epi8(0x20)), b'a', 25),
+                    upper: within(x, b'A', 25),
+                    digit: within(x, b'0', 9),
+                    space: within(x, b'\t', 4) | blank,
+                    newline: is(b'\n') | is(b'\r'),
+                    blank,
+                    quote: is(b'\''),
+                    high: _mm512_movepi8_mask(x),
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    pub fn fill_avx2(scan: &Scan, family: Family, text: &str, start: usize, spans: &mut [Span]) -> usize {
+        fill_with::<Avx2>(scan, family, text, start, spans)
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,bmi1,bmi2,lzcnt,popcnt")]
+    pub fn fill_avx512(scan: &Scan, family: Family, text: &str, start: usize, spans: &mut [Span]) -> usize {
+        fill_with::<Avx512>(scan, family, text, start, spans)
+    }
+}
+
+/// Writes the pieces of `text` from byte `start` on into `spans`, which has room for at least [`WINDOW`], and returns
+/// how many: as many as fit, all if some room is left.
+pub fn fill(scan: &Scan, family: Family, text: &str, start: usize, spans: &mut [Span]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("bmi2") {
+            // SAFETY: a processor with these two has the other features of `fill_avx512` as well.
+            return unsafe { x86::fill_avx512(scan, family, text, start, spans) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
+            // SAFETY: a processor with these two has the other features of `fill_avx2` as well.
+            return unsafe { x86::fill_avx2(scan, family, text, start, spans) };
+        }
+    }
+    fill_with::<Portable>(scan, family, text, start, spans)
+}
+
+#[inline(always)]
+fn fill_with<C: Classify>(
+    scan: &Scan,
+    family: Family,
+    text: &str,
+    start: usize,
+    spans: &mut [Span],
+) -> usize {
+    let bytes = text.as_bytes();
+    let (mut at, mut count) = (start, 0);
+    while at < bytes.len() && count + WINDOW <= spans.len() {
+        // A word may follow its blank: that is looked at too.
+        if (bytes[at] | bytes.get(at + 1).unwrap_or(&0)) < 128
+            && let Some(window) = bytes[at..].first_chunk::<WINDOW>()
+        {
+            let classes = C::classify(window);
+            let (begins, sure) = match family {
+                Family::Gpt2 => gpt2(&classes, window),
+                Family::Cl100k { .. } => cl100k(&classes, window, scan.digits()),
+                Family::O200k => o200k(&classes, window, scan.digits()),
+            };
+            if sure > 0 {
+                // The places after the first at which a piece begins are those at which the one before it ends.
+                let mut ends = begins & (u64::MAX >> (63 - sure)) & !1 | 1 << sure;
+                let mut begin = at;
+                while ends != 0 {
+                    let end = at + ends.trailing_zeros() as usize;
+                    spans[count] = (begin, end);
+                    (begin, count) = (end, count + 1);
+                    ends &= ends - 1;
+                }
+                at += sure;
+                continue;
+            }
+        }
+        let end = scan.end_of_piece(text, at);
+        spans[count] = (at, end);
+        (at, count) = (end, count + 1);
+    }
+    count
+}
+
+/// The last place of the window behind a run of letters or digits; 0 if there is none. `but` not there.
+#[inline(always)]
+fn last_sure(c: &Classes, but: u64) -> usize {
+    let known = (c.high & c.high.wrapping_neg()).wrapping_sub(1); // the bytes before the first that is not ASCII
+    let ends = ((c.letter << 1 & !c.letter) | (c.digit << 1 & !c.digit)) & !but & known;
+    63 - (ends | 1).leading_zeros() as usize
+}
+
+/// Digits that begin a piece: the first of a run, and after each `most` of them.
+#[inline(always)]
+fn numbers(digit: u64, most: usize) -> u64 {
+    let mut begins = digit & !(digit << 1);
+    if most >= 64 {
+        return begins;
+    }
+    let mut whole = digit; // digits with `most` digits before them
+    for back in 1..=most {
+        whole &= digit << back;
+    }
+    let mut next = begins << most & whole;
+    while next != 0 {
+        begins |= next;
+        next = next << most & whole;
+    }
+    begins
+}
+
+/// The length of a contraction at `at`, or 0.
+#[inline(always)]
+fn contraction_at(window: &[u8; WINDOW], at: usize, fold: bool) -> usize {
+    contraction(window, at, fold).map_or(0, |end| end - at)
+}
+
+/// Calls `each` for the index of every bit.
+#[inline(always)]
+fn for_each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
+    while bits != 0 {
+        each(bits.trailing_zeros() as usize);
+        bits &= bits - 1;
+    }
+}
+
+#[inline(always)]
+fn gpt2(c: &Classes, window: &[u8; WINDOW]) -> (u64, usize) {
+    let sure = last_sure(c, 0);
+    let other = !(c.letter | c.digit | c.space);
+    let alone = other & !((other | c.blank) << 1);
+    let mut begins = (c.letter & !((c.letter | c.blank) << 1))
+        | (c.digit & !((c.digit | c.blank) << 1))
+        | alone
+        | (c.space & !(c.space << 1)) // the first of white space
+        | (c.space & !c.space >> 1); // the last of it
+    for_each_bit(c.quote & alone & c.letter >> 1 & below(sure), |at| {
+        let len = contraction_at(window, at, false);
+        if len > 0 {
+            begins = begins & !(2 << at) | (c.letter & 1 << (at + len));
+        }
+    });
+    (begins, sure)
+}
+
+/// What cl100k and o200k have in common: places where white space and others begin, and the characters that go with
+/// a letter behind them.
+#[inline(always)]
+fn common(c: &Classes, other: u64) -> Common {
+    // The first of a run of others, without a blank before it, which would go with it.
+    let alone = other & !((other | c.blank) << 1);
+    // Newlines behind others go with them.
+    let taken = c.newline & !c.newline.wrapping_add(c.newline & other << 1);
+    let space = c.space & !taken;
+    let flat = space & !c.newline; // blanks, tabs and the like
+    // White space behind the last newline of its run is a piece of its own ...
+    let mut tails = flat & (space & c.newline) << 1;
+    // ... but is not behind the last if its run goes on to another one.
+    if flat.wrapping_add(tails) & !flat & c.newline != 0 {
+        for_each_bit(tails, |at| {
+            let end = at + (!(flat >> at)).trailing_zeros() as usize;
+            if end < 64 && c.newline >> end & 1 == 1 {
+                tails &= !(1 << at);
+            }
+        });
+    }
+    let first = space & !(space << 1);
+    let last = flat & !c.space >> 1;
+    Common { alone, taken, begins: alone | tails | first | last, before_letter: flat | alone }
+}
+
+struct Common {
+    alone: u64,
+    taken: u64,
+    begins: u64,
+    before_letter: u64,
+}
+
+#[inline(always)]
+fn cl100k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
+    let sure = last_sure(c, 0);
+    let common = common(c, !(c.letter | c.digit | c.space));
+    let mut begins =
+        common.begins | numbers(c.digit, digits) | (c.letter & !((c.letter | common.before_letter) << 1));
+    for_each_bit(c.quote & common.alone & c.letter >> 1 & below(sure), |at| {
+        let len = contraction_at(window, at, true);
+        if len > 0 {
+            begins |= c.letter & 1 << (at + len);
+        }
+    });
+    (begins, sure)
+}
+
+#[inline(always)]
+fn o200k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
+    // A word may go on behind its letters, with a contraction.
+    let sure = last_sure(c, c.quote);
+    let other = !(c.letter | c.digit | c.space);
+    let common = common(c, other);
+    // Others go on behind newlines with slashes, which is rare: left to the reader of characters.
+    let mut slashes = false;
+    for_each_bit(common.taken << 1 & other, |at| slashes |= window[at] == b'/');
+    if slashes {
+        return (0, 0);
+    }
+    let lower = c.letter & !c.upper;
+    let mut begins = common.begins
+        | numbers(c.digit, digits)
+        | (c.letter & !((c.letter | common.before_letter) << 1))
+        | (c.upper & lower << 1);
+    let mut end = 0;
+    for_each_bit(c.quote & c.letter << 1 & c.letter >> 1 & below(sure), |at| {
+        let len = contraction_at(window, at, true);
+        if len > 0 && at != end {
+            end = at + len;
+            let inside = (1 << end) - (1 << at);
+            begins = begins & !inside | (c.letter & 1 << end);
+        }
+    });
+    (begins, sure)
+}
+
+#[inline(always)]
+fn below(place: usize) -> u64 {
+    (1 << place) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn windows() -> impl Iterator<Item = [u8; WINDOW]> {
+        (0..256u32).map(|shift| std::array::from_fn(|i| (i as u32 * 37 + shift) as u8))
+    }
+
+    #[test]
+    fn portable_classes() {
+        for window in windows() {
+            let classes = Portable::classify(&window);
+            for (at, byte) in window.iter().enumerate() {
+                let has = |mask: u64| mask >> at & 1 == 1;
+                assert_eq!(has(classes.letter), byte.is_ascii_alphabetic());
+                assert_eq!(has(classes.upper), byte.is_ascii_uppercase());
+                assert_eq!(has(classes.digit), byte.is_ascii_digit());
+                assert_eq!(has(classes.space), matches!(byte, 9..=13 | b' '));
+                assert_eq!(has(classes.newline), matches!(byte, b'\r' | b'\n'));
+                assert_eq!(has(classes.blank), *byte == b' ');
+                assert_eq!(has(classes.quote), *byte == b'\'');
+                assert_eq!(has(classes.high), *byte >= 128);
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn all_processors_agree() {
+        #[target_feature(enable = "avx2")]
+        fn avx2(window: &[u8; WINDOW]) -> Classes {
+            x86::Avx2::classify(window)
+        }
+        #[target_feature(enable = "avx512f,avx512bw")]
+        fn avx512(window: &[u8; WINDOW]) -> Classes {
+            x86::Avx512::classify(window)
+        }
+        for window in windows() {
+            let expected = Portable::classify(&window);
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: asked for in the line above.
+                assert_eq!(unsafe { avx2(&window) }, expected);
+            }
+            if is_x86_feature_detected!("avx512bw") {
+                // SAFETY: asked for in the line above.
+                assert_eq!(unsafe { avx512(&window) }, expected);
+            }
+        }
+    }
+}
