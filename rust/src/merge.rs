@@ -160,10 +160,10 @@ impl Merges {
                 }
             }
             let before = previous[at as usize];
-            if before != NONE {
-                if let Some(merge) = self.of_tokens.get(ids[before as usize], id) {
-                    heap.push(Reverse((merge.rank, before, merge.id)));
-                }
+            if before != NONE
+                && let Some(merge) = self.of_tokens.get(ids[before as usize], id)
+            {
+                heap.push(Reverse((merge.rank, before, merge.id)));
             }
         }
         out.extend(ids.iter().filter(|&&id| id != NONE));

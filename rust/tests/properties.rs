@@ -114,4 +114,33 @@ proptest! {
         let tokens: Vec<Vec<u8>> = vocab.iter().map(|(_, token)| token.to_vec()).collect();
         prop_assert_eq!(tokens, train_naively(&all, 300));
     }
+
+    /// tiktoken's rule needs one split of each token only, if the tokens were made by merging. Few letters, so that runs
+    /// of the same one overlap in every way.
+    #[test]
+    fn ranks_join_whatever_is_a_token(learnt in "[ab]{2,60}", text in "[abc]{0,60}") {
+        let listed = trained(&learnt, 280, Pattern::None);
+        let tokens: Vec<(u32, &[u8])> = listed.vocab.iter().filter(|&(id, _)| id < 60_000).collect();
+        let tokenizer = Tokenizer::new(&tokens, vec![], Rule::Ranks, Pattern::None).unwrap();
+        prop_assert_eq!(encode(&tokenizer, &text), join_naively(&tokenizer, text.as_bytes()));
+    }
+}
+
+/// A whole token, or else again and again the neighbours that are the token of lowest id, the leftmost of equals.
+fn join_naively(tokenizer: &Tokenizer, text: &[u8]) -> Vec<u32> {
+    let id = |bytes: &[u8]| tokenizer.vocab.id(bytes);
+    if let Some(whole) = id(text) {
+        return vec![whole];
+    }
+    let mut parts: Vec<&[u8]> = text.chunks(1).collect();
+    let mut ends: Vec<usize> = (1..=text.len()).collect();
+    loop {
+        let starts = |at: usize| ends[at] - parts[at].len();
+        let joins = (1..parts.len()).filter_map(|at| Some((id(&text[starts(at - 1)..ends[at]])?, at)));
+        let Some((_, at)) = joins.min() else { break };
+        parts[at] = &text[starts(at - 1)..ends[at]];
+        parts.remove(at - 1);
+        ends.remove(at - 1);
+    }
+    parts.into_iter().map(|part| id(part).unwrap()).collect()
 }

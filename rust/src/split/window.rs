@@ -51,7 +51,7 @@ impl Classify for Portable {
             let within = |x: u64, first: u8, last: u8| from(x, first) & !from(x, last + 1) & TOPS & !high;
             let blank = within(low, b' ', b' ');
             let found = [
-                within(low | 0x20 * ONES, b'a', b'z'),
+                within(low | (0x20 * ONES), b'a', b'z'),
                 within(low, b'A', b'Z'),
                 within(low, b'0', b'9'),
                 within(low, b'\t', b'\r') | blank,
