@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::count::run_watched;
+use crate::cut;
 use crate::encode::{Spans, Worker};
 use crate::error::{Error, Result, Watch};
 use crate::special::Specials;
@@ -44,6 +45,51 @@ pub fn refuse(text: &str, forbidden: &Specials) -> Result<()> {
     )))
 }
 
+/// The bytes that a thread takes at a time.
+const PORTION: usize = 1 << 18;
+
+/// Ids, and which texts they are of: how many of the next ids.
+type Part = (Vec<u32>, Vec<(usize, usize)>);
+
+/// The ids of many texts, one after another in several parts.
+pub struct Encoded {
+    pub parts: Vec<Vec<u32>>,
+    /// How many ids each text has.
+    pub lengths: Vec<usize>,
+}
+
+impl Encoded {
+    /// Calls `each` with the ids of every text, in order.
+    pub fn for_each<E>(
+        &self,
+        mut each: impl FnMut(&[u32]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut parts = self.parts.iter();
+        let (mut rest, mut joined): (&[u32], Vec<u32>) = (&[], Vec::new());
+        for &length in &self.lengths {
+            if rest.is_empty() && length > 0 {
+                rest = parts.next().map_or(&[], Vec::as_slice);
+            }
+            if length <= rest.len() {
+                each(&rest[..length])?;
+                rest = &rest[length..];
+                continue;
+            }
+            joined.clear();
+            while joined.len() < length {
+                let taken = rest.len().min(length - joined.len());
+                joined.extend_from_slice(&rest[..taken]);
+                rest = &rest[taken..];
+                if rest.is_empty() && joined.len() < length {
+                    rest = parts.next().expect("the parts hold as many ids as the texts have");
+                }
+            }
+            each(&joined)?;
+        }
+        Ok(())
+    }
+}
+
 /// A tokenizer and the special tokens of one call.
 pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
@@ -67,39 +113,91 @@ impl<'a> Encoder<'a> {
             .with_worker(|worker| self.tokenizer.encode_with_spans(text, &self.allowed, worker, watch))
     }
 
-    /// The ids of each text, found by up to `threads` threads.
-    pub fn many(&self, texts: &[&str], threads: usize, watch: &mut dyn Watch) -> Result<Vec<Vec<u32>>> {
+    /// The ids of all texts, found by up to `threads` threads. A long text is cut where cutting changes nothing, so that
+    /// several threads can share it.
+    pub fn many(&self, texts: &[&str], threads: usize, watch: &mut dyn Watch) -> Result<Encoded> {
         let size: usize = texts.iter().map(|text| text.len()).sum();
-        if threads < 2 || texts.len() < 2 || size < 1 << 16 {
-            return self.tokenizer.with_worker(|worker| {
-                let each = texts.iter().enumerate().map(|(index, text)| {
-                    if index % 4096 == 4095 {
-                        watch.tick("encode", index as u64, Some(texts.len() as u64))?;
-                    }
-                    self.with(worker, text, watch)
-                });
-                each.collect()
-            });
-        }
+        let threads = if size < 1 << 16 { 1 } else { threads };
+        let portions = self.portions(texts, if threads == 1 { usize::MAX } else { PORTION });
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let mut done: Vec<Vec<(usize, Vec<u32>)>> = vec![Vec::new(); threads.min(texts.len())];
-        let work = |done: &mut Vec<(usize, Vec<u32>)>| {
+        let work = |done: &mut Vec<(usize, Part)>, watch: &mut dyn Watch| {
             self.tokenizer.with_worker(|worker| {
-                let mut flag = Flag(&stop);
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(text) = texts.get(index) else { return Ok(()) };
-                    flag.tick("encode", 0, None)?;
-                    done.push((index, self.with(worker, text, &mut flag)?));
+                    let Some(portion) = portions.get(index) else { return Ok(()) };
+                    done.push((index, self.portion(worker, texts, portion, watch)?));
                 }
             })
         };
-        run_watched(&mut done, work, &stop, || {
-            watch.tick("encode", next.load(Ordering::Relaxed) as u64, Some(texts.len() as u64))
-        })?;
-        let mut out = vec![Vec::new(); texts.len()];
-        done.into_iter().flatten().for_each(|(index, ids)| out[index] = ids);
-        Ok(out)
+        let mut done: Vec<Vec<(usize, Part)>> = Vec::new();
+        done.resize_with(threads.min(portions.len()).max(1), Vec::new);
+        if done.len() == 1 {
+            work(&mut done[0], watch)?;
+        } else {
+            run_watched(
+                &mut done,
+                |done| work(done, &mut Flag(&stop)),
+                &stop,
+                || watch.tick("encode", next.load(Ordering::Relaxed) as u64, Some(portions.len() as u64)),
+            )?;
+        }
+        let mut parts: Vec<(usize, Part)> = done.into_iter().flatten().collect();
+        parts.sort_unstable_by_key(|&(index, _)| index);
+        let mut encoded = Encoded { parts: Vec::with_capacity(parts.len()), lengths: vec![0; texts.len()] };
+        for (_, (ids, lengths)) in parts {
+            for (text, length) in lengths {
+                encoded.lengths[text] += length;
+            }
+            encoded.parts.push(ids);
+        }
+        Ok(encoded)
+    }
+
+    /// Groups texts and parts of long ones into portions of about `size` bytes.
+    fn portions<'t>(&self, texts: &[&'t str], size: usize) -> Vec<Vec<(usize, &'t str)>> {
+        let mut portions = vec![Vec::new()];
+        let mut room = size;
+        for (index, text) in texts.iter().enumerate() {
+            let parts = if text.len() > size && self.tokenizer.pattern.cuttable() {
+                cut::parts(text, size, &self.allowed)
+            } else {
+                vec![*text]
+            };
+            for part in parts {
+                if room == 0 {
+                    portions.push(Vec::new());
+                    room = size;
+                }
+                room = room.saturating_sub(part.len());
+                portions.last_mut().expect("there is one").push((index, part));
+            }
+        }
+        portions
+    }
+
+    fn portion(
+        &self,
+        worker: &mut Worker,
+        texts: &[&str],
+        portion: &[(usize, &str)],
+        watch: &mut dyn Watch,
+    ) -> Result<Part> {
+        let size: usize = portion.iter().map(|(_, part)| part.len()).sum();
+        let mut ids = Vec::with_capacity(size / 4 + 4);
+        let mut lengths = Vec::with_capacity(portion.len());
+        for (number, &(index, part)) in portion.iter().enumerate() {
+            if number % 4096 == 4095 {
+                watch.tick("encode", number as u64, Some(portion.len() as u64))?;
+            }
+            // What may not be there could lie across a cut, so the first part looks through the whole text.
+            if part.as_ptr() == texts[index].as_ptr() {
+                refuse(texts[index], &self.forbidden)?;
+            }
+            let before = ids.len();
+            self.tokenizer.encode(part, &self.allowed, worker, &mut ids, watch)?;
+            lengths.push((index, ids.len() - before));
+        }
+        Ok((ids, lengths))
     }
 
     fn with(&self, worker: &mut Worker, text: &str, watch: &mut dyn Watch) -> Result<Vec<u32>> {

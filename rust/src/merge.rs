@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::pairs::PairTable;
+use crate::pairs::{PairTable, SmallPairs};
 
 /// What a pair of neighbours becomes, and how early.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,15 @@ pub struct Merges {
     /// What each two bytes become. Every piece begins with these, so they have a table without a search.
     of_bytes: Vec<u64>,
     /// What each two tokens become.
-    of_tokens: PairTable<Merge>,
+    of_tokens: Pairs,
+}
+
+/// What each two tokens become.
+#[derive(Clone)]
+enum Pairs {
+    /// Where ids run like ranks, and stand for them.
+    ById(SmallPairs),
+    ByRank(PairTable<Merge>),
 }
 
 /// Working memory for [`Merges::apply`], kept from one piece to the next.
@@ -46,25 +54,33 @@ pub struct Scratch {
     /// For long ones: a doubly linked list over positions.
     next: Vec<u32>,
     previous: Vec<u32>,
-    heap: BinaryHeap<Reverse<(u32, u32, u32)>>,
+    heap: BinaryHeap<Reverse<(u64, u32)>>,
 }
 
 /// No position: the end of the list, and the id of a symbol that was joined to its left neighbour.
 const NONE: u32 = u32::MAX;
 
 impl Merges {
-    /// `capacity`: about how many there will be.
-    pub fn new(byte_ids: [u32; 256], capacity: usize) -> Self {
-        Merges {
-            byte_ids,
-            of_bytes: vec![Merge::NEVER; 1 << 16],
-            of_tokens: PairTable::with_capacity(capacity),
-        }
+    /// `capacity`: about how many there will be. `by_id`: do the ids that pairs become run like their ranks? (And are
+    /// all ids below [`crate::pairs::SMALL`].)
+    pub fn new(byte_ids: [u32; 256], capacity: usize, by_id: bool) -> Self {
+        let of_tokens = if by_id {
+            Pairs::ById(SmallPairs::with_capacity(capacity))
+        } else {
+            Pairs::ByRank(PairTable::with_capacity(capacity))
+        };
+        Merges { byte_ids, of_bytes: vec![Merge::NEVER; 1 << 16], of_tokens }
     }
 
     /// Adds a pair of tokens that together are `joined`. A pair that is given twice has its last rank.
-    pub fn insert(&mut self, left: u32, right: u32, merge: Merge, joined: &[u8]) {
-        self.of_tokens.insert(left, right, merge);
+    pub fn insert(&mut self, left: u32, right: u32, mut merge: Merge, joined: &[u8]) {
+        match &mut self.of_tokens {
+            Pairs::ById(pairs) => {
+                merge.rank = merge.id;
+                pairs.insert(left, right, merge.id);
+            }
+            Pairs::ByRank(pairs) => pairs.insert(left, right, merge),
+        }
         if let [left, right] = joined {
             self.of_bytes[usize::from(*left) << 8 | usize::from(*right)] = merge.packed();
         }
@@ -72,7 +88,11 @@ impl Merges {
 
     #[inline]
     fn get(&self, left: u32, right: u32) -> u64 {
-        self.of_tokens.get(left, right).map_or(Merge::NEVER, Merge::packed)
+        let merge = match &self.of_tokens {
+            Pairs::ById(pairs) => pairs.get(left, right).map(|id| Merge { rank: id, id }),
+            Pairs::ByRank(pairs) => pairs.get(left, right),
+        };
+        merge.map_or(Merge::NEVER, Merge::packed)
     }
 
     #[inline]
@@ -121,7 +141,7 @@ impl Merges {
         out.extend_from_slice(ids);
     }
 
-    /// n log n: a heap of (rank, position, id after the merge), whose entries may be out of date.
+    /// n log n: a heap of (merge, position), whose entries may be out of date.
     fn apply_long(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
         let n = piece.len() as u32;
         let Scratch { ids, next, previous, heap, .. } = scratch;
@@ -134,19 +154,21 @@ impl Merges {
         let mut entries = std::mem::take(heap).into_vec();
         entries.clear();
         for at in 0..n - 1 {
-            if let Some(merge) = self.of_tokens.get(ids[at as usize], ids[at as usize + 1]) {
-                entries.push(Reverse((merge.rank, at, merge.id)));
+            let merge = self.get_bytes(piece[at as usize], piece[at as usize + 1]);
+            if merge != Merge::NEVER {
+                entries.push(Reverse((merge, at)));
             }
         }
         *heap = BinaryHeap::from(entries);
-        while let Some(Reverse((rank, at, id))) = heap.pop() {
+        while let Some(Reverse((merge, at))) = heap.pop() {
+            let id = merge as u32;
             let left = ids[at as usize];
             let after = next[at as usize];
             if left == NONE || after == NONE {
                 continue;
             }
             // Is this still the pair that the entry was made for?
-            if self.of_tokens.get(left, ids[after as usize]) != Some(Merge { rank, id }) {
+            if self.get(left, ids[after as usize]) != merge {
                 continue;
             }
             ids[at as usize] = id;
@@ -155,15 +177,17 @@ impl Merges {
             next[at as usize] = right;
             if right != NONE {
                 previous[right as usize] = at;
-                if let Some(merge) = self.of_tokens.get(id, ids[right as usize]) {
-                    heap.push(Reverse((merge.rank, at, merge.id)));
+                let merge = self.get(id, ids[right as usize]);
+                if merge != Merge::NEVER {
+                    heap.push(Reverse((merge, at)));
                 }
             }
             let before = previous[at as usize];
-            if before != NONE
-                && let Some(merge) = self.of_tokens.get(ids[before as usize], id)
-            {
-                heap.push(Reverse((merge.rank, before, merge.id)));
+            if before != NONE {
+                let merge = self.get(ids[before as usize], id);
+                if merge != Merge::NEVER {
+                    heap.push(Reverse((merge, before)));
+                }
             }
         }
         out.extend(ids.iter().filter(|&&id| id != NONE));
@@ -183,7 +207,7 @@ mod tests {
         // a=0 b=1; ab=2, aa=3, aba=4, abab=5, aaa=6
         let mut byte_ids = [0; 256];
         byte_ids[1] = 1;
-        let mut merges = Merges::new(byte_ids, 8);
+        let mut merges = Merges::new(byte_ids, 8, false);
         for (rank, (left, right, id, joined)) in [
             (0, 1, 2, &[0, 1][..]),
             (0, 0, 3, &[0, 0]),

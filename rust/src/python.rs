@@ -13,7 +13,7 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyString};
 
-use crate::batch::{Choice, Encoder};
+use crate::batch::{Choice, Encoded, Encoder};
 use crate::count::Counting;
 use crate::encode::Spans;
 use crate::error::{Error, Result};
@@ -54,17 +54,23 @@ struct Bpe {
 /// Lists of fewer ids than this are made without [`Bpe::ints`], so that few short texts do not wait for them.
 const FEW: usize = 256;
 
-fn array<'py>(py: Python<'py>, ids: &[u32], wide: bool) -> PyResult<Bound<'py, PyByteArray>> {
-    if wide {
-        return PyByteArray::new_with(py, ids.len() * 4, |out| {
-            out.chunks_exact_mut(4).zip(ids).for_each(|(out, id)| out.copy_from_slice(&id.to_ne_bytes()));
-            Ok(())
-        });
-    }
-    PyByteArray::new_with(py, ids.len() * 2, |out| {
-        out.chunks_exact_mut(2)
-            .zip(ids)
-            .for_each(|(out, &id)| out.copy_from_slice(&(id as u16).to_ne_bytes()));
+fn array<'py>(py: Python<'py>, parts: &[Vec<u32>], wide: bool) -> PyResult<Bound<'py, PyByteArray>> {
+    let size = if wide { 4 } else { 2 };
+    PyByteArray::new_with(py, parts.iter().map(Vec::len).sum::<usize>() * size, |mut out| {
+        for ids in parts {
+            let (these, rest) = out.split_at_mut(ids.len() * size);
+            if wide {
+                these.as_chunks_mut().0.iter_mut().zip(ids).for_each(|(out, id)| *out = id.to_ne_bytes());
+            } else {
+                these
+                    .as_chunks_mut()
+                    .0
+                    .iter_mut()
+                    .zip(ids)
+                    .for_each(|(out, &id)| *out = (id as u16).to_ne_bytes());
+            }
+            out = rest;
+        }
         Ok(())
     })
 }
@@ -103,7 +109,7 @@ impl Bpe {
         allowed: Option<Wanted>,
         forbidden: Option<Wanted>,
         threads: usize,
-    ) -> PyResult<Vec<Vec<u32>>> {
+    ) -> PyResult<Encoded> {
         let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
         heavy(py, texts.iter().map(|text| text.len()).sum(), |watch| {
             Encoder::new(&self.inner, choice(allowed), choice(forbidden))?.many(&texts, threads, watch)
@@ -210,7 +216,7 @@ impl Bpe {
         forbidden: Option<Wanted>,
         wide: bool,
     ) -> PyResult<Bound<'py, PyByteArray>> {
-        array(py, &self.encode_one(py, text, allowed, forbidden)?, wide)
+        array(py, &[self.encode_one(py, text, allowed, forbidden)?], wide)
     }
 
     #[pyo3(signature = (texts, allowed, forbidden, num_threads))]
@@ -223,7 +229,12 @@ impl Bpe {
         num_threads: usize,
     ) -> PyResult<Vec<Bound<'py, PyList>>> {
         let all = self.encode_many(py, &texts, allowed, forbidden, num_threads)?;
-        all.iter().map(|ids| self.list(py, ids)).collect()
+        let mut lists = Vec::with_capacity(texts.len());
+        all.for_each(|ids| {
+            lists.push(self.list(py, ids)?);
+            PyResult::Ok(())
+        })?;
+        Ok(lists)
     }
 
     /// All ids in one array, and how many each text has.
@@ -238,8 +249,7 @@ impl Bpe {
         wide: bool,
     ) -> PyResult<(Bound<'py, PyByteArray>, Vec<usize>)> {
         let all = self.encode_many(py, &texts, allowed, forbidden, num_threads)?;
-        let (lengths, flat) = py.detach(|| (all.iter().map(Vec::len).collect(), all.concat()));
-        Ok((array(py, &flat, wide)?, lengths))
+        Ok((array(py, &all.parts, wide)?, all.lengths))
     }
 
     /// The ids, and for each the range of bytes it stands for.

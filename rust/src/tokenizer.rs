@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use crate::encode::Worker;
 use crate::error::{Error, Result};
 use crate::merge::{Merge, Merges, Scratch};
+use crate::pairs::SMALL;
 use crate::special::Specials;
 use crate::split::{Pattern, Splitter};
 use crate::vocab::Vocab;
@@ -85,20 +86,24 @@ impl Tokenizer {
 }
 
 fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<Merges> {
-    let mut merges = Merges::new(byte_ids, pairs.len());
+    let mut made = Vec::with_capacity(pairs.len());
     let mut joined = Vec::new();
     for (rank, &(left, right)) in pairs.iter().enumerate() {
         joined.clear();
         for id in [left, right] {
             joined.extend_from_slice(vocab.get(id).ok_or_else(|| vocab.unknown(i64::from(id)))?);
         }
-        let id = vocab.id(&joined).ok_or_else(|| {
+        made.push(vocab.id(&joined).ok_or_else(|| {
             Error::tokenizer(format!(
                 "merge {rank} makes {:?}, which is not in the vocabulary",
                 String::from_utf8_lossy(&joined)
             ))
-        })?;
-        merges.insert(left, right, Merge { rank: rank as u32, id }, &joined);
+        })?);
+    }
+    let by_id = vocab.len() <= SMALL as usize && made.is_sorted_by(|a, b| a < b);
+    let mut merges = Merges::new(byte_ids, pairs.len(), by_id);
+    for ((rank, &(left, right)), id) in pairs.iter().enumerate().zip(made) {
+        merges.insert(left, right, Merge { rank: rank as u32, id }, vocab.get(id).unwrap_or_default());
     }
     Ok(merges)
 }
@@ -107,7 +112,7 @@ fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<M
 /// stand between two edges of symbols, the merges below its rank have done the same as they do with these bytes
 /// alone (see [`crate::train`]). `None` for a vocabulary in which they do not lead to two tokens for every one.
 fn last_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Option<Merges> {
-    let mut merges = Merges::new(byte_ids, vocab.len());
+    let mut merges = Merges::new(byte_ids, vocab.len(), vocab.len() <= SMALL as usize);
     let (mut scratch, mut parts) = (Scratch::default(), Vec::new());
     for (id, token) in vocab.iter().filter(|(_, token)| token.len() > 1) {
         parts.clear();
@@ -119,7 +124,7 @@ fn last_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Option<Merges> {
 }
 
 fn all_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Merges {
-    let mut merges = Merges::new(byte_ids, vocab.len() * 2);
+    let mut merges = Merges::new(byte_ids, vocab.len() * 2, vocab.len() <= SMALL as usize);
     for (id, token) in vocab.iter() {
         for (left, right) in splits(vocab, token) {
             merges.insert(left, right, Merge { rank: id, id }, token);

@@ -186,6 +186,24 @@ def test_batches_equal_single_texts(trained, batch, threads):
     assert tok.decode_batch(singles) == batch
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k"])
+def test_long_texts_are_shared_by_threads(trained, stdlib_text, odd_strings, pattern, threads):
+    """They are cut where no piece and no special token is cut, and what is not allowed is seen in any part."""
+    tok = trained[pattern]
+    eot = "<|endoftext|>"
+    long = stdlib_text[:700_000] + eot + "".join(odd_strings[:3000]) + eot + "x" * 300_000 + eot
+    batch = ["", long, "a", "", *stdlib_text[:3000].splitlines(), long]
+    choice = {"allowed_special": "all"}
+    want = [tok.encode(text, **choice) for text in batch]
+    assert tok.encode_batch(batch, threads, **choice) == want
+    ids, offsets = tok.encode_batch_to_numpy(batch, threads, **choice)
+    assert ids.tolist() == [i for one in want for i in one]
+    assert np.diff(offsets).tolist() == [len(one) for one in want]
+    with pytest.raises(TokenizerError, match="endoftext"):
+        tok.encode_batch(["a" * 100_000, long], threads)
+
+
 def test_large_batches_on_threads(trained, stdlib_text):
     tok = trained["cl100k"]
     batch = [stdlib_text[i : i + 5000] for i in range(0, 600_000, 5000)]
