@@ -245,7 +245,8 @@ def main() -> None:
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(table, encoding="utf-8")
-            options.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            lines = ",\n".join(map(json.dumps, rows))  # a row a line
+            options.out.with_suffix(".json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         print(table)
         return
     tasks = [(i, target, only) for i in range(len(launches(only))) for target in targets or TARGETS]

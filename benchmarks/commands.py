@@ -26,7 +26,7 @@ def bench_kernels(
         shapes: in place of the usual ones, such as "softmax=8192x4096,1024x50257;attention=4x2048x16x64" (rows and
             columns; for attention sequences, tokens, heads and channels of a head).
         dtypes: number formats, of bf16, fp16 and fp32.
-        quick: fewer shapes and repetitions, five minutes at most.
+        quick: fewer shapes and repetitions, meant to end within five minutes.
         out: the folder for results; if not given, one named after card and date, in benchmarks/results of a checkout
             (hornbook's own, or the working directory), else in ./benchmark-results.
     """

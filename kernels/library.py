@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import library as operators
 
 from . import interpreter
 
@@ -27,7 +28,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 launches: Counter[str] = Counter()
 """How often each kernel was started in this process."""
 
-_library = torch.library.Library("hornbook", "FRAGMENT")
+_library = operators.Library("hornbook", "FRAGMENT")
 _recorded: list[Launch] | None = None
 _interpreting = Lock()  # the interpreter changes triton.language while it runs, for the whole process
 
@@ -68,7 +69,7 @@ def operator(schema: str, implementation: Callable[..., Any], fake: Callable[...
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CUDA", "CPU"):
         _library.impl(name, implementation, device)
-    torch.library.register_fake(f"hornbook::{name}", fake, lib=_library)
+    operators.register_fake(f"hornbook::{name}", fake, lib=_library)
     return getattr(torch.ops.hornbook, name).default
 
 

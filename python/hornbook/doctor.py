@@ -65,7 +65,7 @@ def kernels() -> Iterator[tuple[str, str]]:
     elif "triton" in sys.modules and not interpreter.is_on():
         yield "fused", f"would run in Triton's interpreter: set {interpreter.VARIABLE}=1 in the environment"
     else:
-        yield "fused", "runs in Triton's interpreter: right, and thousands of times slower than on a GPU"
+        yield "fused", "runs in Triton's interpreter: right, and thousands of times slower than PyTorch"
     yield "asked for", os.environ.get("HORNBOOK_KERNELS") or "nothing (auto)"
 
 

@@ -100,21 +100,15 @@ impl ShortCounter {
         }
     }
 
-    /// Where the search for a key begins.
-    #[inline(always)]
-    fn place(&self, hash: u64) -> usize {
-        (hash >> (64 - self.lines.len().trailing_zeros())) as usize
-    }
-
     #[inline(always)]
     fn prefetch(&self, hash: u64) {
-        piece::prefetch(&self.lines[self.place(hash)]);
+        piece::prefetch(&self.lines[piece::place(hash, self.lines.len())]);
     }
 
     /// Adds to a count; there must be room.
     #[inline(always)]
     fn add(&mut self, key: Key, hash: u64, count: u64) {
-        let mut place = self.place(hash);
+        let mut place = piece::place(hash, self.lines.len());
         loop {
             let Line(slots) = &mut self.lines[place];
             // Which of the two it is cannot be foreseen, so it is computed, not jumped upon.

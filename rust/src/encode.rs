@@ -34,7 +34,7 @@ pub trait Sink {
 }
 
 /// Ids one after another. They are collected in a block of fixed size, where all four are written whatever their
-/// number, which is faster than to copy one, two or three.
+/// number: no copy whose length is not known beforehand.
 pub struct Flat<'a> {
     out: &'a mut Vec<u32>,
     block: [u32; 4 * BATCH + 4],
@@ -118,18 +118,13 @@ const COUNT_SHIFT: u32 = 28;
 
 impl Cache {
     #[inline(always)]
-    fn place(&self, hash: u64) -> usize {
-        (hash >> (64 - self.lines.len().trailing_zeros())) as usize
-    }
-
-    #[inline(always)]
     fn prefetch(&self, hash: u64) {
-        piece::prefetch(&self.lines[self.place(hash)]);
+        piece::prefetch(&self.lines[piece::place(hash, self.lines.len())]);
     }
 
     #[inline(always)]
     fn find(&self, key: Key, hash: u64) -> Option<[u32; 4]> {
-        let place = self.place(hash);
+        let place = piece::place(hash, self.lines.len());
         // Which of the two it is cannot be foreseen, so it is computed, not jumped upon.
         let Line(slots) = &self.lines[place];
         let slot = &slots[usize::from(slots[1].key == key)];
@@ -154,7 +149,7 @@ impl Cache {
 
     /// Into its line or the one beside it, if need be in the place of another.
     fn put(&mut self, slot: Slot, hash: u64) {
-        let place = self.place(hash);
+        let place = piece::place(hash, self.lines.len());
         for line in [place, place ^ 1] {
             if let Some(free) = self.lines[line].0.iter_mut().find(|slot| slot.key == 0) {
                 *free = slot;

@@ -52,6 +52,12 @@ pub fn hash(key: Key) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+/// Where in a table of so many lines, a power of two, a hash belongs.
+#[inline(always)]
+pub fn place(hash: u64, lines: usize) -> usize {
+    (hash >> (64 - lines.trailing_zeros())) as usize
+}
+
 /// Asks for a slot of a table before it is needed.
 #[inline(always)]
 pub fn prefetch<T>(slot: &T) {

@@ -46,8 +46,7 @@ fn choice(wanted: Option<Wanted>) -> Choice {
 #[pyclass(frozen, name = "BPE", module = "hornbook._core")]
 struct Bpe {
     inner: Arc<Tokenizer>,
-    /// A Python int for each id, made when they are first wanted: to count a reference to one that is there takes a
-    /// tenth of the time of making one.
+    /// A Python int for each id, made when they are first wanted: a list then refers to them and makes none.
     ints: PyOnceLock<Vec<Py<PyInt>>>,
 }
 

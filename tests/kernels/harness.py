@@ -30,6 +30,7 @@ import torch
 import torch.utils.checkpoint as checkpointing
 from hornbook.kernels import interpreter, library
 from torch import Tensor
+from torch import library as operators
 from torch.utils._python_dispatch import TorchDispatchMode
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -300,7 +301,7 @@ def check_registered(operation: Operation, dtype: torch.dtype, device: str) -> N
     assert len(calls.seen) >= 2, "forward and backward are operators each"
     for function, args, kwargs in calls.seen:
         args = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
-        torch.library.opcheck(function, args, kwargs)
+        operators.opcheck(function, args, kwargs)
 
 
 def check_compiled(operation: Operation, dtype: torch.dtype, device: str) -> None:

@@ -166,12 +166,16 @@ mod x86 {
 pub fn fill(scan: &Scan, family: Family, text: &str, start: usize, spans: &mut [Span]) -> usize {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("bmi2") {
-            // SAFETY: a processor with these two has the other features of `fill_avx512` as well.
+        let counts_bits = is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt");
+        if counts_bits && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+            // SAFETY: the processor has all features of `fill_avx512`.
             return unsafe { x86::fill_avx512(scan, family, text, start, spans) };
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2") {
-            // SAFETY: a processor with these two has the other features of `fill_avx2` as well.
+        if counts_bits && is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has all features of `fill_avx2`.
             return unsafe { x86::fill_avx2(scan, family, text, start, spans) };
         }
     }
