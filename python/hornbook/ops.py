@@ -165,7 +165,7 @@ def _make_kernels_run() -> None:
         except RuntimeError as error:
             raise ConfigError(str(error)) from None
         _say_once(
-            "kernels: no CUDA GPU, so they run in Triton's interpreter: right, and thousands of times slower than PyTorch"
+            "kernels: no CUDA GPU, so they run in Triton's interpreter: right, but thousands of times slower than torch"
         )
 
 
