@@ -11,21 +11,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
-from .benchmarks.commands import bench_kernels, bench_model
-from .errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from .tokenizer import TokenizerLike
-
-Kernels = Annotated[
-    str | None, arg(metavar="WHICH", help="implementations: auto, reference, torch, fused, or OP=WHICH,...")
-]
-Sources = Positional[Annotated[list[str], arg(metavar="SOURCE...")]]
+from ..benchmarks.commands import bench_kernels, bench_model
+from ..errors import ConfigError
+from .common import Kernels, Sources, named, note, open_tokenizer, parse_size, spinner, use
+from .tokenizer import tokenizer_decode, tokenizer_encode, tokenizer_show, tokenizer_train
 
 
 def demo(
@@ -45,15 +39,15 @@ def demo(
         steps: train so many steps instead; the same seed and steps give the same model.
         stories: how many to write at the end.
     """
-    _use(kernels)
-    from .demo import run
+    use(kernels)
+    from ..demo import run
 
     run(minutes, out=out, seed=seed, steps=steps, stories=stories)
 
 
 def corpus_list() -> None:
     """The corpora that Hornbook knows."""
-    from .corpora import CORPORA
+    from ..corpora import CORPORA
 
     for corpus in CORPORA.values():
         print(f"{corpus.name:12} {corpus.about} ({corpus.licence})")
@@ -69,7 +63,7 @@ def corpus_show(name: Positional[Annotated[str, arg(metavar="CORPUS")]], count: 
     """
     from itertools import islice
 
-    from .corpora import CORPORA, documents, fables
+    from ..corpora import CORPORA, documents, fables
 
     if name in CORPORA and not Path(name).exists():
         texts = (story.text for story in fables.stories(seed=seed))
@@ -95,89 +89,10 @@ def corpus_write(
         seed: of a generated corpus.
         split: which part.
     """
-    from .corpora import write
+    from ..corpora import write
 
     size_written = write(name, out, None if size is None else parse_size(size), seed=seed, split=split)
-    _note(f"{out}: {size_written:,} bytes")
-
-
-def tokenizer_train(
-    source: Sources,
-    *,
-    out: Path,
-    vocab_size: int = 8192,
-    pattern: str = "cl100k",
-    special_tokens: tuple[str, ...] = ("<|endoftext|>",),
-    threads: int | None = None,
-) -> None:
-    """Train a byte-level BPE tokenizer.
-
-    Args:
-        source: text files, folders, or a corpus's name.
-        out: the folder to write tokenizer.json to.
-        vocab_size: tokens, the 256 bytes and the special ones included.
-        pattern: how text is cut before merging: gpt2, cl100k, o200k, none, or a regular expression.
-        special_tokens: tokens with a meaning of their own.
-        threads: how many; all cores if not given.
-    """
-    import time
-
-    from .corpora import files_or_documents
-    from .tokenizer import Tokenizer
-
-    texts = files_or_documents(_named(source))
-    started = time.monotonic()
-    with _spinner() as progress:
-        tok = Tokenizer.train(
-            texts, vocab_size=vocab_size, pattern=None if pattern == "none" else pattern,
-            special_tokens=special_tokens, num_threads=threads, progress=progress,
-        )  # fmt: skip
-    tok.save(out)
-    _note(f"{out}: {tok.vocab_size:,} tokens, trained in {time.monotonic() - started:.1f} s")
-
-
-def tokenizer_encode(text: Positional[str] = "-", *, tokenizer: str, allow_special: bool = False) -> None:
-    """Print the token ids of a text.
-
-    Args:
-        text: the text, or - to read it from standard input.
-        tokenizer: a folder, a file, or gpt2, cl100k_base, o200k_base.
-        allow_special: read special tokens in the text as such instead of as text.
-    """
-    tok = open_tokenizer(tokenizer)
-    text = sys.stdin.read() if text == "-" else text
-    print(*(tok.encode(text, allowed_special="all") if allow_special else tok.encode_ordinary(text)))
-
-
-def tokenizer_decode(ids: Positional[Annotated[list[str], arg(metavar="ID...")]], *, tokenizer: str) -> None:
-    """Print the text of token ids.
-
-    Args:
-        ids: numbers, or - to read them from standard input.
-        tokenizer: a folder, a file, or gpt2, cl100k_base, o200k_base.
-    """
-    if not ids:
-        raise ConfigError("which ids? Give numbers, or - to read them from standard input")
-    words = re.split(r"[\s,]+", sys.stdin.read().strip()) if ids == ["-"] else ids
-    try:
-        numbers = [int(word) for word in words if word]
-    except ValueError as error:
-        raise DataError(f"token ids are whole numbers: {error}") from None
-    sys.stdout.write(open_tokenizer(tokenizer).decode(numbers) + "\n")
-
-
-def tokenizer_show(text: Positional[str] = "-", *, tokenizer: str) -> None:
-    """Print a text with its tokens coloured.
-
-    Args:
-        text: the text, or - to read it from standard input.
-        tokenizer: a folder, a file, or gpt2, cl100k_base, o200k_base.
-    """
-    from rich.console import Console
-
-    from .tokenizer import show
-
-    Console().print(show(sys.stdin.read() if text == "-" else text, open_tokenizer(tokenizer)), soft_wrap=True)
+    note(f"{out}: {size_written:,} bytes")
 
 
 def prepare(
@@ -199,10 +114,10 @@ def prepare(
         size: of a generated corpus, such as 5MB.
         seed: of a generated corpus.
     """
-    from . import corpora
-    from .data import prepare as prepare_
+    from .. import corpora
+    from ..data import prepare as prepare_
 
-    texts: Any = _named(source)
+    texts: Any = named(source)
     kept_back: Any = heldout
     if isinstance(texts, str) and texts == "fables" and not Path(texts).exists():
         amount = corpora.CORPORA[texts].size if size is None else parse_size(size)
@@ -212,25 +127,25 @@ def prepare(
         texts = (s.text for s in corpora.fables.generate(amount, seed=seed))
     elif size is not None:
         raise ConfigError("--size is for generated corpora; a file is read whole")
-    with _spinner() as progress:
+    with spinner() as progress:
         data = prepare_(
             texts, open_tokenizer(tokenizer), out, heldout=kept_back,
             progress=lambda n, size: progress("encoding", size, None),
         )  # fmt: skip
     for name, split in (("train", data.train), ("heldout", data.heldout)):
-        _note(f"{out}: {name}: {split.documents:,} documents, {split.bytes:,} bytes, {len(split):,} tokens")
+        note(f"{out}: {name}: {split.documents:,} documents, {split.bytes:,} bytes, {len(split):,} tokens")
 
 
 def train(argv: list[str]) -> None:
     """``hornbook train``."""
     import torch
 
-    from .data import TokenData
-    from .model import GPT, GPTConfig
-    from .train import Trainer
+    from ..data import TokenData
+    from ..model import GPT, GPTConfig
+    from ..train import Trainer
 
     options = train_options(argv)
-    _use(options.kernels)
+    use(options.kernels)
     data = TokenData(options.data)
     torch.manual_seed(options.train.seed)
     vocab_size = data.tokenizer.vocab_size
@@ -238,15 +153,15 @@ def train(argv: list[str]) -> None:
         raise ConfigError(f"vocab_size is that of the data's tokenizer, {vocab_size}: leave out --model.vocab-size")
     model = GPT(replace(options.model, vocab_size=vocab_size))
     trainer = Trainer(model, data, options.train, out=options.out, resume=options.resume)
-    _note(f"{model.parameter_count():,} parameters, {len(data.train):,} training tokens")
+    note(f"{model.parameter_count():,} parameters, {len(data.train):,} training tokens")
     try:
         last = trainer.fit()
     except KeyboardInterrupt:
         saved = "not saved" if trainer.saved is None else f"saved at step {trainer.saved}"
-        _note(f"stopped, {saved}, in {options.out}; the same command with --resume goes on")
+        note(f"stopped, {saved}, in {options.out}; the same command with --resume goes on")
         raise
     bits = last.get("heldout_bits_per_byte")
-    _note(
+    note(
         f"{options.out}: {trainer.step} steps"
         + ("" if bits is None else f", {bits:.4f} bits per byte of held-out text")
     )
@@ -254,8 +169,8 @@ def train(argv: list[str]) -> None:
 
 def train_options(argv: list[str]) -> Any:
     """What the options of ``hornbook train`` say; those of the model start from the preset's."""
-    from .model import PRESETS, GPTConfig
-    from .train import TrainConfig
+    from ..model import PRESETS, GPTConfig
+    from ..train import TrainConfig
 
     preset = re.search(r"--preset[= ](\S+)", " ".join(argv))
     shape = GPTConfig.preset(preset[1] if preset and preset[1] in PRESETS else "nano")
@@ -313,10 +228,10 @@ def sample(
         seed: the same seed writes the same text.
         device: auto, cpu, cuda or mps.
     """
-    _use(kernels)
-    from . import device as device_
-    from .interop import load
-    from .sample import stream
+    use(kernels)
+    from .. import device as device_
+    from ..interop import load
+    from ..sample import stream
 
     gpt, tok = load(model)
     gpt.to(device_.pick(device))
@@ -336,66 +251,9 @@ def sample(
 
 def doctor() -> None:
     """Print what is installed here, what hardware there is, and which implementation each operation runs."""
-    from .doctor import run
+    from ..doctor import run
 
     run()
-
-
-def open_tokenizer(name: str) -> TokenizerLike:
-    """A tokenizer by its path, or by one of the names that tiktoken knows."""
-    from .tokenizer import Tokenizer, load
-
-    if Path(name).exists():
-        return load(name)
-    if name in ("gpt2", "cl100k_base", "o200k_base"):
-        return Tokenizer.from_tiktoken(name)
-    raise ConfigError(f"{name}: no such tokenizer; give a folder, a file, or gpt2, cl100k_base or o200k_base")
-
-
-def _named(source: list[str]) -> str | list[Path]:
-    """What the command line names as text: one name, or several paths."""
-    if not source:
-        raise ConfigError("which text? Give files, folders, or a corpus of `hornbook corpus list`")
-    return source[0] if len(source) == 1 else [Path(s) for s in source]
-
-
-def parse_size(text: str) -> int:
-    """ "5MB" → 5,000,000 bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", text.strip().lower())
-    if match is None:
-        raise ConfigError(f"a size is a number of bytes such as 5000000, 500KB or 5MB, not {text!r}")
-    return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2]])
-
-
-def _use(kernels: str | None) -> None:
-    if kernels is not None:
-        from . import ops
-
-        ops.use(kernels)
-
-
-def _note(message: str) -> None:
-    print(message, file=sys.stderr)
-
-
-class _spinner:  # noqa: N801 (used like a function)
-    """A line that shows how far a task of unknown length is, on a terminal only."""
-
-    def __enter__(self) -> Callable[[str, int, int | None], None]:
-        from rich.console import Console
-
-        self._status = Console(stderr=True).status("") if sys.stderr.isatty() else None
-        if self._status is not None:
-            self._status.start()
-        return self.show
-
-    def __exit__(self, *exc: object) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def show(self, phase: str, done: int, total: int | None) -> None:
-        if self._status is not None:
-            self._status.update(f"{phase}: {done:,}" + (f" of {total:,}" if total else ""))
 
 
 COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
