@@ -1,9 +1,11 @@
 //! One call's worth of encoding: which special tokens are allowed and forbidden, one text or many.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
 
-use crate::count::run_watched;
 use crate::cut;
 use crate::encode::{Spans, Worker};
 use crate::error::{Error, Result, Watch};
@@ -45,130 +47,130 @@ pub fn refuse(text: &str, forbidden: &Specials) -> Result<()> {
     )))
 }
 
-/// The bytes that a thread takes at a time.
-const PORTION: usize = 1 << 18;
+/// The bytes that a thread takes at a time: few enough that their ids are still in the processor's cache when they
+/// are copied to where they are wanted.
+const PORTION: usize = 1 << 17;
 
-/// Ids, and which texts they are of: how many of the next ids.
-type Part = (Vec<u32>, Vec<(usize, usize)>);
+/// Texts, or parts of them, and their places among all texts.
+type Portion<'t> = Vec<(usize, &'t str)>;
 
-/// The ids of many texts, one after another in several parts.
+/// The ids of a portion one after another, and which texts they are of: how many of the next ids.
+#[derive(Default)]
 pub struct Encoded {
-    pub parts: Vec<Vec<u32>>,
-    /// How many ids each text has.
-    pub lengths: Vec<usize>,
+    pub ids: Vec<u32>,
+    pub lengths: Vec<(usize, usize)>,
 }
 
-impl Encoded {
-    /// Calls `each` with the ids of every text, in order.
-    pub fn for_each<E>(
-        &self,
-        mut each: impl FnMut(&[u32]) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let mut parts = self.parts.iter();
-        let (mut rest, mut joined): (&[u32], Vec<u32>) = (&[], Vec::new());
-        for &length in &self.lengths {
-            if rest.is_empty() && length > 0 {
-                rest = parts.next().map_or(&[], Vec::as_slice);
-            }
-            if length <= rest.len() {
-                each(&rest[..length])?;
-                rest = &rest[length..];
-                continue;
-            }
-            joined.clear();
-            while joined.len() < length {
-                let taken = rest.len().min(length - joined.len());
-                joined.extend_from_slice(&rest[..taken]);
-                rest = &rest[taken..];
-                if rest.is_empty() && joined.len() < length {
-                    rest = parts.next().expect("the parts hold as many ids as the texts have");
-                }
-            }
-            each(&joined)?;
-        }
-        Ok(())
-    }
-}
-
-/// A tokenizer and the special tokens of one call.
+/// A tokenizer and the choices of one call.
 pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     pub allowed: Cow<'a, Specials>,
     pub forbidden: Cow<'a, Specials>,
+    /// No text gets more ids than this; what comes after them is not even read.
+    pub most: usize,
 }
 
 impl<'a> Encoder<'a> {
     pub fn new(tokenizer: &'a Tokenizer, allowed: Choice, forbidden: Choice) -> Result<Self> {
         let all = &tokenizer.specials;
-        Ok(Encoder { tokenizer, allowed: allowed.of(all)?, forbidden: forbidden.of(all)? })
+        Ok(Encoder { tokenizer, allowed: allowed.of(all)?, forbidden: forbidden.of(all)?, most: usize::MAX })
     }
 
     pub fn one(&self, text: &str, watch: &mut dyn Watch) -> Result<Vec<u32>> {
-        self.tokenizer.with_worker(|worker| self.with(worker, text, watch))
+        refuse(text, &self.forbidden)?;
+        let mut ids = Vec::with_capacity((text.len() / 4 + 4).min(self.most));
+        self.tokenizer.with_worker(|worker| self.append(worker, text, &mut ids, watch))?;
+        Ok(ids)
     }
 
     pub fn with_spans(&self, text: &str, watch: &mut dyn Watch) -> Result<(Vec<u32>, Spans)> {
         refuse(text, &self.forbidden)?;
-        self.tokenizer
-            .with_worker(|worker| self.tokenizer.encode_with_spans(text, &self.allowed, worker, watch))
+        let (mut ids, mut spans) = self
+            .tokenizer
+            .with_worker(|worker| self.tokenizer.encode_with_spans(text, &self.allowed, worker, watch))?;
+        ids.truncate(self.most);
+        spans.truncate(self.most);
+        Ok((ids, spans))
     }
 
-    /// The ids of all texts, found by up to `threads` threads. A long text is cut where cutting changes nothing, so that
+    /// Finds the ids of all texts with up to `threads` threads and gives them to `each`, portion after portion, in the
+    /// order of the texts and on the thread that called. A long text is cut where cutting changes nothing, so that
     /// several threads can share it.
-    pub fn many(&self, texts: &[&str], threads: usize, watch: &mut dyn Watch) -> Result<Encoded> {
-        let size: usize = texts.iter().map(|text| text.len()).sum();
-        let threads = if size < 1 << 16 { 1 } else { threads };
-        let portions = self.portions(texts, if threads == 1 { usize::MAX } else { PORTION });
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let work = |done: &mut Vec<(usize, Part)>, watch: &mut dyn Watch| {
-            self.tokenizer.with_worker(|worker| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(portion) = portions.get(index) else { return Ok(()) };
-                    done.push((index, self.portion(worker, texts, portion, watch)?));
+    pub fn many(
+        &self,
+        texts: &[&str],
+        threads: usize,
+        watch: &mut dyn Watch,
+        mut each: impl FnMut(&Encoded) -> Result<()>,
+    ) -> Result<()> {
+        let portions = self.portions(texts);
+        let total = Some(portions.len() as u64);
+        let threads = threads.min(portions.len());
+        if threads < 2 {
+            return self.tokenizer.with_worker(|worker| {
+                let mut encoded = Encoded::default();
+                for (index, portion) in portions.iter().enumerate() {
+                    self.portion(worker, texts, portion, &mut encoded, watch)?;
+                    each(&encoded)?;
+                    watch.tick("encode", index as u64 + 1, total)?;
                 }
-            })
+                Ok(())
+            });
+        }
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        // Nobody runs far ahead, so that memory stays small; what was used goes back and is used again.
+        let (sender, finished) = mpsc::sync_channel(4 * threads);
+        let idle: Mutex<Vec<Encoded>> = Mutex::default();
+        let work = |sender: mpsc::SyncSender<(usize, Result<Encoded>)>| {
+            self.tokenizer.with_worker(|worker| {
+                while !stop.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(portion) = portions.get(index) else { break };
+                    let mut encoded = idle.lock().ok().and_then(|mut idle| idle.pop()).unwrap_or_default();
+                    let done = self.portion(worker, texts, portion, &mut encoded, &mut Flag(&stop));
+                    if sender.send((index, done.map(|()| encoded))).is_err() {
+                        break; // nobody wants it any more
+                    }
+                }
+            });
         };
-        let mut done: Vec<Vec<(usize, Part)>> = Vec::new();
-        done.resize_with(threads.min(portions.len()).max(1), Vec::new);
-        if done.len() == 1 {
-            work(&mut done[0], watch)?;
-        } else {
-            run_watched(
-                &mut done,
-                |done| work(done, &mut Flag(&stop)),
-                &stop,
-                || watch.tick("encode", next.load(Ordering::Relaxed) as u64, Some(portions.len() as u64)),
-            )?;
-        }
-        let mut parts: Vec<(usize, Part)> = done.into_iter().flatten().collect();
-        parts.sort_unstable_by_key(|&(index, _)| index);
-        let mut encoded = Encoded { parts: Vec::with_capacity(parts.len()), lengths: vec![0; texts.len()] };
-        for (_, (ids, lengths)) in parts {
-            for (text, length) in lengths {
-                encoded.lengths[text] += length;
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let (sender, work) = (sender.clone(), &work);
+                scope.spawn(move || work(sender));
             }
-            encoded.parts.push(ids);
-        }
-        Ok(encoded)
+            drop(sender);
+            let outcome = in_order(portions.len(), &finished, watch, |encoded| {
+                each(&encoded)?;
+                if let Ok(mut idle) = idle.lock() {
+                    idle.push(encoded);
+                }
+                Ok(())
+            });
+            stop.store(true, Ordering::Relaxed);
+            drop(finished);
+            outcome
+        })
     }
 
-    /// Groups texts and parts of long ones into portions of about `size` bytes.
-    fn portions<'t>(&self, texts: &[&'t str], size: usize) -> Vec<Vec<(usize, &'t str)>> {
-        let mut portions = vec![Vec::new()];
-        let mut room = size;
+    /// Groups texts and parts of long ones into portions of about [`PORTION`] bytes.
+    fn portions<'t>(&self, texts: &[&'t str]) -> Vec<Portion<'t>> {
+        let mut portions = Vec::new();
+        let mut room = 0;
+        let cuttable = self.tokenizer.pattern.cuttable() && self.most == usize::MAX;
         for (index, text) in texts.iter().enumerate() {
-            let parts = if text.len() > size && self.tokenizer.pattern.cuttable() {
-                cut::parts(text, size, &self.allowed)
+            let parts = if text.len() > PORTION && cuttable {
+                cut::parts(text, PORTION, &self.allowed)
             } else {
                 vec![*text]
             };
             for part in parts {
                 if room == 0 {
                     portions.push(Vec::new());
-                    room = size;
+                    room = PORTION;
                 }
-                room = room.saturating_sub(part.len());
+                // Even an empty text costs something.
+                room = room.saturating_sub(part.len() + 16);
                 portions.last_mut().expect("there is one").push((index, part));
             }
         }
@@ -180,33 +182,77 @@ impl<'a> Encoder<'a> {
         worker: &mut Worker,
         texts: &[&str],
         portion: &[(usize, &str)],
+        encoded: &mut Encoded,
         watch: &mut dyn Watch,
-    ) -> Result<Part> {
-        let size: usize = portion.iter().map(|(_, part)| part.len()).sum();
-        let mut ids = Vec::with_capacity(size / 4 + 4);
-        let mut lengths = Vec::with_capacity(portion.len());
-        for (number, &(index, part)) in portion.iter().enumerate() {
-            if number % 4096 == 4095 {
-                watch.tick("encode", number as u64, Some(portion.len() as u64))?;
-            }
+    ) -> Result<()> {
+        let Encoded { ids, lengths } = encoded;
+        ids.clear();
+        lengths.clear();
+        for &(index, part) in portion {
             // What may not be there could lie across a cut, so the first part looks through the whole text.
             if part.as_ptr() == texts[index].as_ptr() {
                 refuse(texts[index], &self.forbidden)?;
             }
             let before = ids.len();
-            self.tokenizer.encode(part, &self.allowed, worker, &mut ids, watch)?;
+            self.append(worker, part, ids, watch)?;
             lengths.push((index, ids.len() - before));
         }
-        Ok((ids, lengths))
+        Ok(())
     }
 
-    fn with(&self, worker: &mut Worker, text: &str, watch: &mut dyn Watch) -> Result<Vec<u32>> {
-        refuse(text, &self.forbidden)?;
-        let mut out = Vec::with_capacity(text.len() / 4 + 4);
-        self.tokenizer.encode(text, &self.allowed, worker, &mut out, watch)?;
-        Ok(out)
+    /// Appends the ids of a text, at most [`Encoder::most`].
+    fn append(
+        &self,
+        worker: &mut Worker,
+        text: &str,
+        ids: &mut Vec<u32>,
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
+        let end = ids.len().saturating_add(self.most);
+        let done = self.tokenizer.encode(text, &self.allowed, worker, watch, |some| {
+            ids.extend_from_slice(some);
+            if ids.len() >= end { Err(Error::stopped()) } else { Ok(()) }
+        });
+        if ids.len() >= end {
+            ids.truncate(end);
+            return Ok(());
+        }
+        done
     }
 }
+
+/// Gives what comes in any order to `each` in order, and looks after the watch meanwhile.
+fn in_order(
+    count: usize,
+    finished: &mpsc::Receiver<(usize, Result<Encoded>)>,
+    watch: &mut dyn Watch,
+    mut each: impl FnMut(Encoded) -> Result<()>,
+) -> Result<()> {
+    let mut early = HashMap::new();
+    let mut last_tick = Instant::now();
+    let mut index = 0;
+    while index < count {
+        match finished.recv_timeout(TICK) {
+            Ok((place, encoded)) => {
+                early.insert(place, encoded);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            // All threads are gone before all is done: one of them panicked, and the scope will say so.
+            Err(mpsc::RecvTimeoutError::Disconnected) => return Err(Error::stopped()),
+        }
+        while let Some(encoded) = early.remove(&index) {
+            each(encoded?)?;
+            index += 1;
+        }
+        if last_tick.elapsed() > TICK {
+            watch.tick("encode", index as u64, Some(count as u64))?;
+            last_tick = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+const TICK: Duration = Duration::from_millis(50);
 
 /// Stops a worker when another thread says so.
 struct Flag<'a>(&'a AtomicBool);

@@ -33,7 +33,7 @@ impl Counter {
                 self.short.prefetch(*hash);
             }
             for ((&(start, end), &key), &hash) in group.iter().zip(&keys).zip(&hashes) {
-                if key == 0 {
+                if key == piece::LONG {
                     self.long.add(&text[start..end], 1);
                 } else {
                     self.short.add(key, hash, 1);
@@ -44,7 +44,7 @@ impl Counter {
 
     pub fn add(&mut self, piece: &[u8], count: u64) {
         let key = piece::key(piece, (0, piece.len()));
-        if key == 0 {
+        if key == piece::LONG {
             self.long.add(piece, count);
         } else {
             self.short.reserve(1);

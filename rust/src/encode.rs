@@ -1,257 +1,131 @@
 //! Text to ids.
+//!
+//! The text is cut into pieces ([`crate::split`]), [`BATCH`] at a time, and each batch goes through four short loops:
+//! the keys of the pieces, what the cache knows of them, the few that it does not know, and the ids in order. Each loop
+//! does one thing to all pieces, without a jump that the processor could guess wrong, and asks for memory long before
+//! the next one needs it.
 
-use std::hash::BuildHasher;
-
-use hashbrown::{DefaultHashBuilder, HashTable};
-
+use crate::cache::{COUNT_SHIFT, Cache, Few, LongCache, few};
 use crate::error::{Result, Watch};
-use crate::merge::Scratch;
+use crate::merge::{self, GROUP, Scratch};
 use crate::piece::{self, Key};
 use crate::special::Specials;
-use crate::split::{BATCH, Splitter};
+use crate::split::{BATCH, Span, Splitter};
 use crate::tokenizer::{Rule, Tokenizer};
-use crate::vocab::Vocab;
 
 /// What one thread needs to encode: its own regex, working memory, and the pieces it met before.
 pub struct Worker {
     splitter: Splitter,
-    scratch: Scratch,
+    scratch: Box<Scratch>,
     cache: Cache,
     long: LongCache,
+    batch: Box<Batch>,
 }
 
 /// Of each id, the range of bytes that it stands for.
 pub type Spans = Vec<(usize, usize)>;
 
-/// Where ids go.
-pub trait Sink {
-    /// The ids of a piece that begins at byte `start` of its text: the first `count` of four.
-    fn few(&mut self, start: usize, ids: [u32; 4], count: usize);
-    /// The ids of a piece, however many.
-    fn many(&mut self, start: usize, ids: &[u32]);
-    /// A batch of pieces has been given.
-    fn flush(&mut self);
-}
-
-/// Ids one after another. They are collected in a block of fixed size, where all four are written whatever their
-/// number: no copy whose length is not known beforehand.
-pub struct Flat<'a> {
-    out: &'a mut Vec<u32>,
+/// Some pieces and their ids.
+struct Batch {
+    keys: [Key; BATCH],
+    hashes: [u64; BATCH],
+    /// The ids of each piece; where their number is [`MANY`], the second and third number say where in `many` they are.
+    ids: [Few; BATCH],
+    many: Vec<u32>,
+    /// The ids of all pieces one after another.
     block: [u32; 4 * BATCH + 4],
-    used: usize,
 }
 
-impl<'a> Flat<'a> {
-    pub fn new(out: &'a mut Vec<u32>) -> Self {
-        Flat { out, block: [0; 4 * BATCH + 4], used: 0 }
-    }
-}
+/// Stands for the number of a piece's ids if [`Few`] cannot hold them.
+const MANY: u32 = 15;
+const ID: u32 = (1 << COUNT_SHIFT) - 1;
 
-impl Sink for Flat<'_> {
-    #[inline(always)]
-    fn few(&mut self, _: usize, ids: [u32; 4], count: usize) {
-        self.block[self.used..][..4].copy_from_slice(&ids);
-        self.used += count;
-    }
-
-    fn many(&mut self, _: usize, ids: &[u32]) {
-        self.flush();
-        self.out.extend_from_slice(ids);
+impl Batch {
+    fn new() -> Box<Self> {
+        Box::new(Batch {
+            keys: [0; BATCH],
+            hashes: [0; BATCH],
+            ids: [[0; 4]; BATCH],
+            many: Vec::new(),
+            block: [0; 4 * BATCH + 4],
+        })
     }
 
-    #[inline]
-    fn flush(&mut self) {
-        self.out.extend_from_slice(&self.block[..std::mem::take(&mut self.used)]);
-    }
-}
-
-/// Ids with their ranges.
-struct WithSpans<'a> {
-    vocab: &'a Vocab,
-    /// Where the text begins.
-    offset: usize,
-    ids: Vec<u32>,
-    spans: Spans,
-}
-
-impl Sink for WithSpans<'_> {
-    fn few(&mut self, start: usize, ids: [u32; 4], count: usize) {
-        self.many(start, &ids[..count]);
-    }
-
-    fn many(&mut self, start: usize, ids: &[u32]) {
-        let mut at = self.offset + start;
-        for &id in ids {
-            let len = self.vocab.get(id).map_or(0, <[u8]>::len);
-            self.spans.push((at, at + len));
-            at += len;
-        }
-        self.ids.extend_from_slice(ids);
-    }
-
-    fn flush(&mut self) {}
-}
-
-/// The ids of short pieces. Most pieces of a text were met before, and looking them up costs a tenth of merging them
-/// again. It grows with the pieces that come, up to 32 MB; after that a new piece takes the place of an old one.
-#[derive(Default)]
-struct Cache {
-    lines: Vec<Line>,
-    used: usize,
-}
-
-/// Two slots, which the processor fetches as one.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-struct Line([Slot; 2]);
-
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    key: Key,
-    /// Ids are below 2²⁸; the upper four bits of the first say how many there are, 1 to 4.
-    ids: [u32; 4],
-}
-
-const FEWEST_LINES: usize = 1 << 11;
-const MOST_LINES: usize = 1 << 19;
-const COUNT_SHIFT: u32 = 28;
-
-impl Cache {
-    #[inline(always)]
-    fn prefetch(&self, hash: u64) {
-        piece::prefetch(&self.lines[piece::place(hash, self.lines.len())]);
-    }
-
-    #[inline(always)]
-    fn find(&self, key: Key, hash: u64) -> Option<[u32; 4]> {
-        let place = piece::place(hash, self.lines.len());
-        // Which of the two it is cannot be foreseen, so it is computed, not jumped upon.
-        let Line(slots) = &self.lines[place];
-        let slot = &slots[usize::from(slots[1].key == key)];
-        if slot.key == key {
-            return Some(slot.ids);
-        }
-        let Line(slots) = &self.lines[place ^ 1];
-        slots.iter().find(|slot| slot.key == key).map(|slot| slot.ids)
-    }
-
-    fn insert(&mut self, key: Key, hash: u64, ids: &[u32]) {
-        if (1..=4).contains(&ids.len()) {
-            let mut packed = [0; 4];
-            packed[..ids.len()].copy_from_slice(ids);
-            packed[0] |= (ids.len() as u32) << COUNT_SHIFT;
-            if self.used >= self.lines.len() && self.lines.len() < MOST_LINES {
-                self.grow(self.lines.len() * 4);
+    /// Calls `each` with ids, in order: those of one piece, or of several. All four numbers of [`Few`] are copied whatever
+    /// their count: no copy whose length is not known beforehand.
+    fn for_each_run(&mut self, pieces: usize, mut each: impl FnMut(&[u32])) {
+        let mut used = 0;
+        for ids in &self.ids[..pieces] {
+            let count = ids[0] >> COUNT_SHIFT;
+            if count == MANY {
+                each(&self.block[..used]);
+                each(&self.many[ids[1] as usize..][..ids[2] as usize]);
+                used = 0;
+                continue;
             }
-            self.put(Slot { key, ids: packed }, hash);
+            self.block[used..][..4].copy_from_slice(&[ids[0] & ID, ids[1], ids[2], ids[3]]);
+            used += count as usize;
         }
+        each(&self.block[..used]);
     }
 
-    /// Into its line or the one beside it, if need be in the place of another.
-    fn put(&mut self, slot: Slot, hash: u64) {
-        let place = piece::place(hash, self.lines.len());
-        for line in [place, place ^ 1] {
-            if let Some(free) = self.lines[line].0.iter_mut().find(|slot| slot.key == 0) {
-                *free = slot;
-                self.used += 1;
-                return;
-            }
-        }
-        // Which of the old ones goes is up to chance: the lower bits of the hash played no part so far.
-        self.lines[place].0[hash as usize & 1] = slot;
-    }
-
-    #[cold]
-    fn grow(&mut self, size: usize) {
-        let old = std::mem::replace(&mut self.lines, vec![Line::default(); size]);
-        self.used = 0;
-        for slot in old.iter().flat_map(|Line(slots)| slots).filter(|slot| slot.key != 0) {
-            self.put(*slot, piece::hash(slot.key));
-        }
+    fn set_many(&mut self, index: usize, ids: &[u32]) {
+        let start = self.many.len();
+        self.many.extend_from_slice(ids);
+        self.ids[index] = many(start, self.many.len());
     }
 }
-
-/// The ids of pieces that have no key, or more than four ids. Emptied when it is full.
-#[derive(Default)]
-struct LongCache {
-    bytes: Vec<u8>,
-    ids: Vec<u32>,
-    table: HashTable<Long>,
-    hasher: DefaultHashBuilder,
-}
-
-/// Where the bytes and the ids of a piece are.
-struct Long {
-    hash: u64,
-    bytes: (u32, u32),
-    ids: (u32, u32),
-}
-
-/// Longer pieces come rarely and cost much memory.
-const LONGEST_CACHED: usize = 512;
-const MOST_LONG_BYTES: usize = 1 << 22;
-
-impl LongCache {
-    /// The ids of a piece, made and remembered if they are not known.
-    fn get(&mut self, piece: &[u8], make: impl FnOnce(&mut Vec<u32>)) -> &[u32] {
-        let LongCache { bytes, ids, table, hasher } = self;
-        if bytes.len() > MOST_LONG_BYTES {
-            bytes.clear();
-            ids.clear();
-            table.clear();
-        }
-        let hash = hasher.hash_one(piece);
-        let same =
-            |long: &Long| long.hash == hash && &bytes[long.bytes.0 as usize..long.bytes.1 as usize] == piece;
-        if let Some(known) = table.find(hash, same) {
-            return &self.ids[known.ids.0 as usize..known.ids.1 as usize];
-        }
-        let start = ids.len();
-        make(ids);
-        let place = (bytes.len() as u32, (bytes.len() + piece.len()) as u32);
-        bytes.extend_from_slice(piece);
-        let long = Long { hash, bytes: place, ids: (start as u32, ids.len() as u32) };
-        table.insert_unique(hash, long, |long| long.hash);
-        &self.ids[start..]
-    }
-}
-
-/// How many batches of pieces go by between two questions whether to stop.
-const BATCHES_PER_TICK: u32 = 256;
 
 impl Tokenizer {
-    /// Lends working memory to `work` and takes it back.
+    /// Runs `work` with working memory that no other thread uses. It is kept for the next call.
+    ///
+    /// A process that was forked while another thread held the lock will never get it, so nobody waits for it.
     pub fn with_worker<T>(&self, work: impl FnOnce(&mut Worker) -> T) -> T {
-        let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
+        let idle = self.idle.try_lock().ok().and_then(|mut idle| idle.pop());
         let mut worker = idle.unwrap_or_else(|| Worker {
             splitter: self.splitter.clone(),
-            scratch: Scratch::default(),
+            scratch: Box::default(),
             cache: Cache::default(),
             long: LongCache::default(),
+            batch: Batch::new(),
         });
         let result = work(&mut worker);
-        if let Ok(mut idle) = self.idle.lock() {
+        if let Ok(mut idle) = self.idle.try_lock() {
             idle.push(worker);
         }
         result
     }
 
-    /// Appends the ids of `text`, in which the `allowed` special tokens become one id each.
+    /// Calls `each` with the ids of a text in which the `allowed` special tokens count as such, some at a time.
     pub fn encode(
         &self,
         text: &str,
         allowed: &Specials,
         worker: &mut Worker,
-        out: &mut Vec<u32>,
         watch: &mut dyn Watch,
+        mut each: impl FnMut(&[u32]) -> Result<()>,
     ) -> Result<()> {
-        let mut sink = Flat::new(out);
         allowed.for_each_part(text, |start, end, special| match special {
-            Some(id) => {
-                sink.many(start, &[id]);
-                Ok(())
-            }
-            None => self.encode_ordinary(&text[start..end], worker, watch, &mut sink),
+            Some(id) => each(&[id]),
+            None => self.encode_ordinary(&text[start..end], worker, watch, &mut each),
+        })
+    }
+
+    fn encode_ordinary(
+        &self,
+        text: &str,
+        worker: &mut Worker,
+        watch: &mut dyn Watch,
+        mut each: impl FnMut(&[u32]) -> Result<()>,
+    ) -> Result<()> {
+        self.for_each_batch(text, worker, watch, |batch, spans| {
+            let mut outcome = Ok(());
+            batch.for_each_run(spans.len(), |ids| {
+                if outcome.is_ok() {
+                    outcome = each(ids);
+                }
+            });
+            outcome
         })
     }
 
@@ -263,70 +137,53 @@ impl Tokenizer {
         worker: &mut Worker,
         watch: &mut dyn Watch,
     ) -> Result<(Vec<u32>, Spans)> {
-        let mut sink = WithSpans { vocab: &self.vocab, offset: 0, ids: Vec::new(), spans: Vec::new() };
+        let (mut all, mut ranges) = (Vec::new(), Vec::new());
         allowed.for_each_part(text, |start, end, special| {
-            sink.offset = start;
             if let Some(id) = special {
-                sink.ids.push(id);
-                sink.spans.push((start, end));
+                all.push(id);
+                ranges.push((start, end));
                 return Ok(());
             }
-            self.encode_ordinary(&text[start..end], worker, watch, &mut sink)
+            self.for_each_batch(&text[start..end], worker, watch, |batch, spans| {
+                for (few, span) in batch.ids.iter().zip(spans) {
+                    let count = few[0] >> COUNT_SHIFT;
+                    let whole = [few[0] & ID, few[1], few[2], few[3]];
+                    let ids = match count {
+                        MANY => &batch.many[few[1] as usize..][..few[2] as usize],
+                        _ => &whole[..count as usize],
+                    };
+                    let mut at = start + span.0;
+                    for &id in ids {
+                        let end = at + self.vocab.get(id).map_or(0, <[u8]>::len);
+                        ranges.push((at, end));
+                        at = end;
+                    }
+                    all.extend_from_slice(ids);
+                }
+                Ok(())
+            })
         })?;
-        Ok((sink.ids, sink.spans))
+        Ok((all, ranges))
     }
 
-    /// Gives the ids of each piece of a text without special tokens to `sink`.
-    fn encode_ordinary<S: Sink>(
+    /// Finds the ids of all pieces of a text without special tokens, batch by batch.
+    fn for_each_batch(
         &self,
         text: &str,
         worker: &mut Worker,
         watch: &mut dyn Watch,
-        sink: &mut S,
+        mut each: impl FnMut(&mut Batch, &[Span]) -> Result<()>,
     ) -> Result<()> {
-        let Worker { splitter, scratch, cache, long } = worker;
-        let whole_first = match self.rule {
-            Rule::Merges { whole_first, .. } => whole_first,
-            Rule::Ranks => true,
-        };
-        if cache.lines.is_empty() {
-            cache.grow(FEWEST_LINES);
-        }
+        let Worker { splitter, scratch, cache, long, batch } = worker;
         let bytes = text.as_bytes();
-        let (mut ids, mut batches) = (Vec::new(), 0u32);
-        let (mut keys, mut hashes) = ([0; BATCH], [0; BATCH]);
+        if cache.lines().is_empty() {
+            cache.grow(0, std::iter::empty());
+        }
+        let mut finder = Finder { tokenizer: self, cache, long, scratch };
+        let mut batches = 0u32;
         splitter.for_each_batch(text, self.rule == Rule::Ranks, |spans| {
-            for ((span, key), hash) in spans.iter().zip(&mut keys).zip(&mut hashes) {
-                *key = piece::key(bytes, *span);
-                *hash = piece::hash(*key);
-                cache.prefetch(*hash);
-            }
-            for ((&(start, end), &key), &hash) in spans.iter().zip(&keys).zip(&hashes) {
-                if key != 0
-                    && let Some([first, second, third, fourth]) = cache.find(key, hash)
-                {
-                    let first_id = first & ((1 << COUNT_SHIFT) - 1);
-                    sink.few(start, [first_id, second, third, fourth], (first >> COUNT_SHIFT) as usize);
-                    continue;
-                }
-                let piece = &bytes[start..end];
-                let mut make =
-                    |ids: &mut Vec<u32>| match if whole_first { self.vocab.id(piece) } else { None } {
-                        Some(id) => ids.push(id),
-                        None => self.merges.apply(piece, scratch, ids),
-                    };
-                if (piece::SHORT + 1..=LONGEST_CACHED).contains(&piece.len()) {
-                    sink.many(start, long.get(piece, make));
-                    continue;
-                }
-                ids.clear();
-                make(&mut ids);
-                sink.many(start, &ids);
-                if key != 0 {
-                    cache.insert(key, hash, &ids);
-                }
-            }
-            sink.flush();
+            finder.find(bytes, spans, batch);
+            each(batch, spans)?;
             batches += 1;
             if batches % BATCHES_PER_TICK == 0 {
                 watch.tick("encode", spans[0].0 as u64, Some(text.len() as u64))?;
@@ -334,4 +191,145 @@ impl Tokenizer {
             Ok(())
         })
     }
+
+    fn remember(&self, cache: &mut Cache, key: Key, hash: u64, ids: Few) {
+        if cache.is_full() {
+            cache.grow(self.vocab.len(), self.seeds());
+        }
+        // The same piece may have come twice in one group.
+        if cache.find(key, hash).is_none() {
+            cache.insert(key, hash, ids);
+        }
+    }
+
+    /// Pieces that are tokens as a whole, before they are met.
+    fn seeds(&self) -> impl Iterator<Item = (Key, u32)> {
+        let mut specials: Vec<u32> = self.specials.tokens().iter().map(|&(_, id)| id).collect();
+        specials.sort_unstable();
+        let tokens = self.vocab.iter().take(if self.whole_first() { usize::MAX } else { 0 });
+        tokens
+            .filter(move |(id, token)| token.len() <= piece::SHORT && specials.binary_search(id).is_err())
+            .map(|(id, token)| (piece::key(token, (0, token.len())), id))
+    }
+
+    /// Does a piece that is a token become that token, whatever the merges say?
+    fn whole_first(&self) -> bool {
+        match self.rule {
+            Rule::Merges { whole_first, .. } => whole_first,
+            Rule::Ranks => true,
+        }
+    }
+}
+
+/// About every millisecond.
+const BATCHES_PER_TICK: u32 = 1024;
+
+/// What finds the ids of pieces.
+struct Finder<'a> {
+    tokenizer: &'a Tokenizer,
+    cache: &'a mut Cache,
+    long: &'a mut LongCache,
+    scratch: &'a mut Scratch,
+}
+
+impl Finder<'_> {
+    /// Fills `batch` with the ids of the pieces at `spans`, of which there are at most [`BATCH`].
+    fn find(&mut self, text: &[u8], spans: &[Span], batch: &mut Batch) {
+        let lines = self.cache.lines();
+        for ((span, key), hash) in spans.iter().zip(&mut batch.keys).zip(&mut batch.hashes) {
+            *key = piece::key(text, *span);
+            *hash = piece::hash(*key);
+            piece::prefetch(&lines[piece::place(*hash, lines.len())]);
+        }
+        let (mut missing, mut count) = ([0u16; BATCH + 1], 0);
+        let pieces = batch.keys.iter().zip(&batch.hashes).zip(&mut batch.ids);
+        for (index, ((&key, &hash), ids)) in pieces.enumerate().take(spans.len()) {
+            let slot = lines[piece::place(hash, lines.len())].slot(key);
+            *ids = slot.ids;
+            missing[count] = index as u16;
+            count += usize::from((slot.key != key) | (slot.ids[0] == LONGER[0]));
+        }
+        batch.many.clear();
+        let (mut new, mut news) = ([0; GROUP], 0);
+        for &index in &missing[..count] {
+            let index = usize::from(index);
+            let (start, end) = spans[index];
+            if !self.recall(&text[start..end], index, batch) {
+                new[news] = index;
+                news += 1;
+            }
+            if news == GROUP {
+                self.merge(text, spans, &new, batch);
+                news = 0;
+            }
+        }
+        self.merge(text, spans, &new[..news], batch);
+    }
+
+    /// The ids of a piece that is not at its first place in the cache, if they are known otherwise. Those of a very long
+    /// one are found here, too.
+    fn recall(&mut self, piece: &[u8], index: usize, batch: &mut Batch) -> bool {
+        let (key, hash) = (batch.keys[index], batch.hashes[index]);
+        let Finder { tokenizer, cache, long, scratch } = self;
+        if key != piece::LONG
+            && let Some(ids) = cache.find(key, hash)
+            && ids != LONGER
+        {
+            batch.ids[index] = ids;
+            return true;
+        }
+        if key == piece::LONG || !cache.seeded {
+            let whole = if tokenizer.whole_first() { tokenizer.vocab.id(piece) } else { None };
+            if let Some(id) = whole {
+                batch.ids[index] = few(&[id]);
+                if key != piece::LONG {
+                    tokenizer.remember(cache, key, hash, few(&[id]));
+                }
+                return true;
+            }
+        }
+        if let Some(ids) = long.find(piece) {
+            batch.set_many(index, ids);
+            return true;
+        }
+        if piece.len() <= merge::SHORT {
+            return false;
+        }
+        let start = batch.many.len();
+        tokenizer.merges.apply(piece, scratch, &mut batch.many);
+        batch.ids[index] = many(start, batch.many.len());
+        long.insert(piece, &batch.many[start..]);
+        true
+    }
+
+    /// Merges pieces that were never met, up to [`GROUP`] together.
+    fn merge(&mut self, text: &[u8], spans: &[Span], new: &[usize], batch: &mut Batch) {
+        let mut pieces: [&[u8]; GROUP] = [&[]; GROUP];
+        for (piece, &index) in pieces.iter_mut().zip(new) {
+            *piece = &text[spans[index].0..spans[index].1];
+        }
+        let Finder { tokenizer, cache, long, scratch } = self;
+        tokenizer.merges.apply_group(&pieces[..new.len()], scratch, |place, ids| {
+            let (index, piece) = (new[place], pieces[place]);
+            let key = batch.keys[index];
+            if key == piece::LONG || ids.len() > 4 {
+                batch.set_many(index, ids);
+                long.insert(piece, ids);
+            } else {
+                batch.ids[index] = few(ids);
+            }
+            if key != piece::LONG {
+                let ids = if ids.len() > 4 { LONGER } else { few(ids) };
+                tokenizer.remember(cache, key, batch.hashes[index], ids);
+            }
+        });
+    }
+}
+
+/// In the cache: the piece has more ids than fit, and is among the long ones.
+const LONGER: Few = [0; 4];
+
+/// Says that the ids of a piece lie between `start` and `end`.
+fn many(start: usize, end: usize) -> Few {
+    [MANY << COUNT_SHIFT, start as u32, (end - start) as u32, 0]
 }

@@ -4,13 +4,16 @@
 //! [`merge`] joins the bytes of a pre-token into tokens. Training ([`count`], then [`train`]) finds the
 //! merges. Nothing here knows Python; `python.rs`, behind the feature of that name, is the only module that does.
 
+pub mod backtrack;
 pub mod batch;
 pub mod bytes;
+pub mod cache;
 pub mod count;
 pub mod cut;
 pub mod encode;
 pub mod error;
 pub mod merge;
+pub mod pages;
 pub mod pairs;
 pub mod piece;
 #[cfg(feature = "python")]

@@ -1,5 +1,10 @@
 //! A hash table from pairs of token ids to something small. Every step of BPE asks it.
 
+use bytemuck::{Pod, Zeroable};
+
+use crate::pages::Pages;
+use crate::piece;
+
 /// Open addressing with linear probing, at most half full. `V` is small and `Copy`.
 #[derive(Clone)]
 pub struct PairTable<V> {
@@ -77,6 +82,11 @@ impl<V: Copy + Default> PairTable<V> {
         self.slots[slot].1 = value;
     }
 
+    fn iter(&self) -> impl Iterator<Item = (u32, u32, V)> {
+        let taken = self.slots.iter().filter(|slot| slot.0 != EMPTY);
+        taken.map(|&(key, value)| ((key >> 32) as u32, key as u32, value))
+    }
+
     fn grow(&mut self) {
         let mut larger = PairTable::with_capacity(self.slots.len());
         for &(key, value) in &self.slots {
@@ -90,59 +100,141 @@ impl<V: Copy + Default> PairTable<V> {
     }
 }
 
-/// From pairs of ids below 2²¹ to such an id, in eight bytes a slot: half a [`PairTable`], so that twice as much of it
-/// is in the processor's cache.
-#[derive(Clone)]
+/// No rank: the pair never joins.
+pub const NEVER: u32 = u32::MAX;
+
+/// The ranks of pairs of tokens.
+pub enum Pairs {
+    /// Where ids and ranks are small.
+    Small(SmallPairs),
+    Wide(PairTable<u32>),
+}
+
+impl Pairs {
+    /// `numbers`: more than all ids and ranks. `pairs`: about how many there will be.
+    pub fn new(numbers: usize, pairs: usize) -> Self {
+        if numbers < SMALL as usize {
+            Pairs::Small(SmallPairs::with_capacity(pairs))
+        } else {
+            Pairs::Wide(PairTable::with_capacity(pairs))
+        }
+    }
+
+    /// An id that no pair holds.
+    #[inline(always)]
+    pub fn no_token(&self) -> u32 {
+        match self {
+            Pairs::Small(_) => SMALL - 1,
+            Pairs::Wide(_) => u32::MAX,
+        }
+    }
+
+    /// The rank of a pair of which at most one is [`Pairs::no_token`], or [`NEVER`].
+    #[inline(always)]
+    pub fn get(&self, left: u32, right: u32) -> u32 {
+        match self {
+            Pairs::Small(pairs) => pairs.get(left, right),
+            Pairs::Wide(pairs) => pairs.get(left, right).unwrap_or(NEVER),
+        }
+    }
+
+    /// Asks for the memory of a pair before it is needed.
+    #[inline(always)]
+    pub fn prefetch(&self, left: u32, right: u32) {
+        if let Pairs::Small(pairs) = self {
+            let key = u64::from(left) << 21 | u64::from(right);
+            piece::prefetch(&pairs.buckets.get()[pairs.place(key)]);
+        }
+    }
+
+    /// Sets the rank of a pair, over an earlier one if there is one.
+    pub fn insert(&mut self, left: u32, right: u32, rank: u32) {
+        match self {
+            Pairs::Small(pairs) => pairs.insert(left, right, rank),
+            Pairs::Wide(pairs) => pairs.insert(left, right, rank),
+        }
+    }
+
+    /// All pairs with their ranks, in no particular order.
+    pub fn iter(&self) -> Box<dyn Iterator<Item = (u32, u32, u32)> + '_> {
+        match self {
+            Pairs::Small(pairs) => Box::new(pairs.iter()),
+            Pairs::Wide(pairs) => Box::new(pairs.iter()),
+        }
+    }
+}
+
+/// From pairs of numbers below 2²¹ − 1 to such a number, in eight bytes: half a [`PairTable`], so that twice as much of
+/// it is in the processor's cache. Four slots are looked at together, in one half of a cache line: whether one of
+/// them holds the pair is computed, as nobody could foresee which.
 pub struct SmallPairs {
-    /// Left, right and result, 21 bits each.
-    slots: Vec<u64>,
+    buckets: Pages<Bucket>,
     shift: u32,
     len: usize,
 }
 
-/// Ids from here on are too large for [`SmallPairs`].
-pub const SMALL: u32 = 1 << 21;
+/// Left, right, and one more than the rank, 21 bits each; 0 for a free slot. They are filled in order.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(32))]
+struct Bucket([u64; 4]);
+
+/// Numbers from here on are too large for [`SmallPairs`].
+const SMALL: u32 = 1 << 21;
 
 impl SmallPairs {
-    pub fn with_capacity(pairs: usize) -> Self {
-        let size = (pairs * 2).next_power_of_two().max(16);
-        SmallPairs { slots: vec![EMPTY; size], shift: 64 - size.trailing_zeros(), len: 0 }
+    fn with_capacity(pairs: usize) -> Self {
+        let size = (pairs / 2).next_power_of_two().max(4);
+        let buckets = Pages::zeroed(size).expect("there is no memory for a table of pairs");
+        SmallPairs { buckets, shift: 64 - size.trailing_zeros(), len: 0 }
     }
 
-    /// The slot that holds the pair, or the empty one where it belongs.
     #[inline(always)]
-    fn slot(&self, key: u64) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut index = (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize;
+    fn place(&self, key: u64) -> usize {
+        (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
+    }
+
+    #[inline(always)]
+    fn get(&self, left: u32, right: u32) -> u32 {
+        let key = u64::from(left) << 21 | u64::from(right);
+        let buckets = self.buckets.get();
+        let mut place = self.place(key);
         loop {
-            let found = self.slots[index];
-            if found >> 21 == key || found == EMPTY {
-                return index;
+            let Bucket(slots) = &buckets[place];
+            // The first slot decides: a free one looks like the pair (0, 0).
+            let mut found = 0;
+            for slot in slots.iter().rev() {
+                found = if slot >> 21 == key { *slot as u32 & (SMALL - 1) } else { found };
             }
-            index = (index + 1) & mask;
+            if (found != 0) | (slots[3] == 0) {
+                return found.wrapping_sub(1);
+            }
+            place = (place + 1) & (buckets.len() - 1);
         }
     }
 
-    #[inline(always)]
-    pub fn get(&self, left: u32, right: u32) -> Option<u32> {
-        let found = self.slots[self.slot(u64::from(left) << 21 | u64::from(right))];
-        (found != EMPTY).then_some(found as u32 & (SMALL - 1))
-    }
-
-    /// Sets what the pair becomes. All three are below [`SMALL`].
-    pub fn insert(&mut self, left: u32, right: u32, id: u32) {
-        if (self.len + 1) * 2 > self.slots.len() {
-            let old = std::mem::replace(self, SmallPairs::with_capacity(self.slots.len()));
-            for found in old.slots.into_iter().filter(|&found| found != EMPTY) {
-                let slot = self.slot(found >> 21);
-                self.slots[slot] = found;
-            }
-            self.len = old.len;
+    fn insert(&mut self, left: u32, right: u32, rank: u32) {
+        if self.len + 1 > self.buckets.get().len() * 2 {
+            let larger = SmallPairs::with_capacity(self.buckets.get().len() * 4);
+            let old = std::mem::replace(self, larger);
+            old.iter().for_each(|(left, right, rank)| self.insert(left, right, rank));
         }
         let key = u64::from(left) << 21 | u64::from(right);
-        let slot = self.slot(key);
-        self.len += usize::from(self.slots[slot] == EMPTY);
-        self.slots[slot] = key << 21 | u64::from(id);
+        let mut place = self.place(key);
+        let buckets = self.buckets.get_mut();
+        loop {
+            if let Some(slot) = buckets[place].0.iter_mut().find(|slot| **slot >> 21 == key || **slot == 0) {
+                self.len += usize::from(*slot == 0);
+                *slot = key << 21 | u64::from(rank + 1);
+                return;
+            }
+            place = (place + 1) & (buckets.len() - 1);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, u32, u32)> {
+        let slots = self.buckets.get().iter().flat_map(|Bucket(slots)| slots).filter(|&&slot| slot != 0);
+        let part = |slot: u64| slot as u32 & (SMALL - 1);
+        slots.map(move |&slot| (part(slot >> 42), part(slot >> 21), part(slot) - 1))
     }
 }
 
@@ -151,16 +243,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_small_pairs_survive_growth() {
-        let mut table = SmallPairs::with_capacity(0);
-        for i in 0..10_000u32 {
-            table.insert(SMALL - 1 - i % 100, i, SMALL - 1 - i);
+    fn small_and_wide_pairs_agree() {
+        for numbers in [SMALL as usize - 1, SMALL as usize] {
+            let mut table = Pairs::new(numbers, 0);
+            for i in 0..10_000u32 {
+                table.insert(SMALL - 2 - i % 100, i, SMALL - 2 - i);
+            }
+            table.insert(SMALL - 7, 5, 77);
+            assert_eq!(table.iter().count(), 10_000);
+            assert!(table.iter().any(|pair| pair == (SMALL - 7, 5, 77)));
+            assert_eq!(table.get(SMALL - 7, 5), 77);
+            assert_eq!(table.get(SMALL - 101, 9999), SMALL - 10_001);
+            assert_eq!(table.get(1, 0), NEVER);
+            assert_eq!(table.get(table.no_token(), 5), NEVER);
+            assert_eq!(table.get(SMALL - 7, table.no_token()), NEVER);
         }
-        table.insert(SMALL - 6, 5, 77);
-        assert_eq!(table.len, 10_000);
-        assert_eq!(table.get(SMALL - 6, 5), Some(77));
-        assert_eq!(table.get(SMALL - 100, 9999), Some(SMALL - 10_000));
-        assert_eq!(table.get(1, 0), None);
     }
 
     #[test]

@@ -5,8 +5,12 @@ use crate::split::Span;
 /// The longest piece that has a key.
 pub const SHORT: usize = 15;
 
-/// The bytes of a piece of at most [`SHORT`] bytes, padded with zeros; the last byte is its length. 0 for a longer one.
+/// The bytes of a piece of at most [`SHORT`] bytes, padded with zeros; the last byte is its length. A longer one has
+/// the key [`LONG`]. No key is 0, so tables mark free slots with it.
 pub type Key = u128;
+
+/// The key of every piece that is too long for one.
+pub const LONG: Key = u128::MAX;
 
 /// Which bits of sixteen bytes belong to a piece of so many bytes.
 const MASKS: [u128; 16] = {
@@ -24,7 +28,7 @@ const MASKS: [u128; 16] = {
 pub fn key(text: &[u8], (start, end): Span) -> Key {
     let len = end - start;
     if len > SHORT {
-        return 0;
+        return LONG;
     }
     let bytes = match text[start..].first_chunk::<16>() {
         Some(chunk) => u128::from_le_bytes(*chunk) & MASKS[len & 15],
@@ -86,6 +90,6 @@ mod tests {
         );
         assert_ne!(key(text, (26, 27)), key(text, (26, 28)), "zeros count");
         assert_eq!(bytes(key(text, (2, 17))).0[..15], text[2..17]);
-        assert_eq!(key(text, (0, 16)), 0);
+        assert_eq!(key(text, (0, 16)), LONG);
     }
 }

@@ -1,5 +1,6 @@
 //! The Python module `hornbook._core`. Everything here converts arguments and results; nothing computes.
 
+mod output;
 mod watch;
 
 use std::borrow::Cow;
@@ -16,12 +17,14 @@ use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyString};
 use crate::batch::{Choice, Encoded, Encoder};
 use crate::count::Counting;
 use crate::encode::Spans;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::source::count_file;
 use crate::special::Specials;
 use crate::split::Pattern;
 use crate::stream::Pending;
 use crate::tokenizer::{Rule, Tokenizer};
+use crate::vocab::Vocab;
+use output::{Growing, Lists, Number};
 use watch::{PyWatch, SHORT, heavy, raise};
 
 /// How much text is taken from an iterable before it is counted, for each thread.
@@ -53,67 +56,128 @@ struct Bpe {
 /// Lists of fewer ids than this are made without [`Bpe::ints`], so that few short texts do not wait for them.
 const FEW: usize = 256;
 
-fn array<'py>(py: Python<'py>, parts: &[Vec<u32>], wide: bool) -> PyResult<Bound<'py, PyByteArray>> {
-    let size = if wide { 4 } else { 2 };
-    PyByteArray::new_with(py, parts.iter().map(Vec::len).sum::<usize>() * size, |mut out| {
-        for ids in parts {
-            let (these, rest) = out.split_at_mut(ids.len() * size);
-            if wide {
-                these.as_chunks_mut().0.iter_mut().zip(ids).for_each(|(out, id)| *out = id.to_ne_bytes());
-            } else {
-                these
-                    .as_chunks_mut()
-                    .0
-                    .iter_mut()
-                    .zip(ids)
-                    .for_each(|(out, &id)| *out = (id as u16).to_ne_bytes());
-            }
-            out = rest;
-        }
-        Ok(())
-    })
-}
-
 impl Bpe {
     fn wrap(inner: Tokenizer) -> Self {
         Bpe { inner: Arc::new(inner), ints: PyOnceLock::new() }
     }
 
-    fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
+    fn list(&self, py: Python<'_>, ids: &[u32]) -> PyResult<Py<PyList>> {
         if ids.len() < FEW && self.ints.get(py).is_none() {
-            return PyList::new(py, ids);
+            return Ok(PyList::new(py, ids)?.unbind());
         }
         let int = |id: u32| Ok(id.into_pyobject(py)?.unbind());
         let make = || (0..self.inner.vocab.len() as u32).map(int).collect::<PyResult<Vec<_>>>();
         let ints = self.ints.get_or_try_init(py, make)?;
-        PyList::new(py, ids.iter().map(|&id| &ints[id as usize]))
+        Ok(PyList::new(py, ids.iter().map(|&id| &ints[id as usize]))?.unbind())
     }
 
+    /// The ids of one text, at most `most`.
     fn encode_one(
         &self,
         py: Python<'_>,
         text: &str,
         allowed: Option<Wanted>,
         forbidden: Option<Wanted>,
+        most: usize,
     ) -> PyResult<Vec<u32>> {
         heavy(py, text.len(), |watch| {
-            Encoder::new(&self.inner, choice(allowed), choice(forbidden))?.one(text, watch)
+            let mut encoder = Encoder::new(&self.inner, choice(allowed), choice(forbidden))?;
+            encoder.most = most;
+            encoder.one(text, watch)
         })
     }
 
+    /// Gives the ids of many texts to `each`, with the interpreter lock held, portion after portion.
     fn encode_many(
         &self,
         py: Python<'_>,
         texts: &[PyBackedStr],
-        allowed: Option<Wanted>,
-        forbidden: Option<Wanted>,
-        threads: usize,
-    ) -> PyResult<Encoded> {
+        choices: Choices,
+        mut each: impl FnMut(Python<'_>, &Encoded) -> PyResult<()> + Send,
+    ) -> PyResult<()> {
         let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
-        heavy(py, texts.iter().map(|text| text.len()).sum(), |watch| {
-            Encoder::new(&self.inner, choice(allowed), choice(forbidden))?.many(&texts, threads, watch)
-        })
+        let size = texts.iter().map(|text| text.len()).sum();
+        let mut raised = None;
+        let done = heavy(py, size, |watch| {
+            let (allowed, forbidden) = (choice(choices.allowed), choice(choices.forbidden));
+            let mut encoder = Encoder::new(&self.inner, allowed, forbidden)?;
+            encoder.most = choices.most;
+            encoder.many(&texts, choices.threads, watch, |encoded| {
+                Python::attach(|py| each(py, encoded)).map_err(|error| {
+                    raised = Some(error);
+                    Error::stopped()
+                })
+            })
+        });
+        raised.map_or(done, Err)
     }
+
+    /// The bytes of a list, or of an array of integers.
+    fn decoded(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+        fn run<T: Copy + Into<i64> + Sync>(py: Python<'_>, vocab: &Vocab, ids: &[T]) -> PyResult<Vec<u8>> {
+            heavy(py, ids.len(), |_| {
+                let mut out = Vec::with_capacity(ids.len() * 5);
+                vocab.decode(ids.iter().map(|&id| id.into()), &mut out)?;
+                Ok(out)
+            })
+        }
+        let vocab = &self.inner.vocab;
+        if let Ok(list) = ids.cast::<PyList>() {
+            let mut numbers = Vec::with_capacity(list.len());
+            for id in list {
+                numbers.push(id.extract::<i64>().map_err(|error| not_an_id(py, error))?);
+            }
+            return run(py, vocab, &numbers);
+        }
+        if let Ok(ids) = PyBuffer::<i64>::get(ids) {
+            run(py, vocab, &ids.to_vec(py)?)
+        } else if let Ok(ids) = PyBuffer::<u32>::get(ids) {
+            run(py, vocab, &ids.to_vec(py)?)
+        } else if let Ok(ids) = PyBuffer::<u16>::get(ids) {
+            run(py, vocab, &ids.to_vec(py)?)
+        } else if let Ok(ids) = PyBuffer::<i32>::get(ids) {
+            run(py, vocab, &ids.to_vec(py)?)
+        } else {
+            run(py, vocab, &ids.extract::<Vec<i64>>().map_err(|error| not_an_id(py, error))?)
+        }
+    }
+
+    fn many_to_array<'py, T: Number>(
+        &self,
+        py: Python<'py>,
+        texts: &[PyBackedStr],
+        choices: Choices,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyByteArray>)> {
+        let size: usize = texts.iter().map(|text| text.len()).sum();
+        let mut ids = Growing::<T>::with_capacity(size / 3 + 16);
+        let mut ends = vec![0i64; texts.len() + 1];
+        self.encode_many(py, texts, choices, |_, encoded| {
+            encoded.lengths.iter().for_each(|&(text, length)| ends[text + 1] += length as i64);
+            ids.push(&encoded.ids)
+        })?;
+        let mut end = 0;
+        for slot in &mut ends {
+            end += *slot;
+            *slot = end;
+        }
+        Ok((ids.finish(py)?, PyByteArray::new(py, bytemuck::cast_slice(&ends))))
+    }
+}
+
+/// The exception for something that is no number of 64 bits.
+fn not_an_id(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyOverflowError>(py) {
+        return error;
+    }
+    raise(py, Error::tokenizer("an id is outside 64 bits; ids are small non-negative integers"))
+}
+
+/// The options of a call for many texts.
+struct Choices {
+    allowed: Option<Wanted>,
+    forbidden: Option<Wanted>,
+    most: usize,
+    threads: usize,
 }
 
 #[pymethods]
@@ -194,61 +258,92 @@ impl Bpe {
         PyBytes::new(py, &py.detach(|| self.inner.to_state()))
     }
 
-    #[pyo3(signature = (text, allowed, forbidden))]
-    fn encode<'py>(
+    #[pyo3(signature = (text, allowed, forbidden, most))]
+    fn encode(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         text: &str,
         allowed: Option<Wanted>,
         forbidden: Option<Wanted>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        self.list(py, &self.encode_one(py, text, allowed, forbidden)?)
+        most: usize,
+    ) -> PyResult<Py<PyList>> {
+        self.list(py, &self.encode_one(py, text, allowed, forbidden, most)?)
     }
 
-    /// The ids as native uint32 (`wide`) or uint16.
-    #[pyo3(signature = (text, allowed, forbidden, wide))]
+    /// The ids as native uint32 (`wide`) or uint16, for `numpy.frombuffer`.
+    #[pyo3(signature = (text, allowed, forbidden, most, wide))]
     fn encode_array<'py>(
         &self,
         py: Python<'py>,
         text: &str,
         allowed: Option<Wanted>,
         forbidden: Option<Wanted>,
+        most: usize,
         wide: bool,
     ) -> PyResult<Bound<'py, PyByteArray>> {
-        array(py, &[self.encode_one(py, text, allowed, forbidden)?], wide)
+        let ids = self.encode_one(py, text, allowed, forbidden, most)?;
+        if wide {
+            return Ok(PyByteArray::new(py, bytemuck::cast_slice(&ids)));
+        }
+        let ids: Vec<u16> = ids.iter().map(|&id| id as u16).collect();
+        Ok(PyByteArray::new(py, bytemuck::cast_slice(&ids)))
     }
 
-    #[pyo3(signature = (texts, allowed, forbidden, num_threads))]
-    fn encode_batch<'py>(
+    #[pyo3(signature = (texts, allowed, forbidden, most, threads))]
+    fn encode_batch(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         texts: Vec<PyBackedStr>,
         allowed: Option<Wanted>,
         forbidden: Option<Wanted>,
-        num_threads: usize,
-    ) -> PyResult<Vec<Bound<'py, PyList>>> {
-        let all = self.encode_many(py, &texts, allowed, forbidden, num_threads)?;
-        let mut lists = Vec::with_capacity(texts.len());
-        all.for_each(|ids| {
-            lists.push(self.list(py, ids)?);
-            PyResult::Ok(())
-        })?;
-        Ok(lists)
+        most: usize,
+        threads: usize,
+    ) -> PyResult<Vec<Py<PyList>>> {
+        let make = |py: Python<'_>, ids: &[u32]| self.list(py, ids);
+        let mut lists = Lists::new(texts.len(), &make);
+        let choices = Choices { allowed, forbidden, most, threads };
+        self.encode_many(py, &texts, choices, |py, encoded| lists.push(py, encoded))?;
+        lists.finish(py)
     }
 
-    /// All ids in one array, and how many each text has.
-    #[pyo3(signature = (texts, allowed, forbidden, num_threads, wide))]
+    /// All ids in one array, and where those of each text begin and end, int64.
+    #[pyo3(signature = (texts, allowed, forbidden, most, threads, wide))]
+    #[allow(clippy::too_many_arguments)]
     fn encode_batch_array<'py>(
         &self,
         py: Python<'py>,
         texts: Vec<PyBackedStr>,
         allowed: Option<Wanted>,
         forbidden: Option<Wanted>,
-        num_threads: usize,
+        most: usize,
+        threads: usize,
         wide: bool,
-    ) -> PyResult<(Bound<'py, PyByteArray>, Vec<usize>)> {
-        let all = self.encode_many(py, &texts, allowed, forbidden, num_threads)?;
-        Ok((array(py, &all.parts, wide)?, all.lengths))
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyByteArray>)> {
+        let choices = Choices { allowed, forbidden, most, threads };
+        if wide {
+            self.many_to_array::<u32>(py, &texts, choices)
+        } else {
+            self.many_to_array::<u16>(py, &texts, choices)
+        }
+    }
+
+    /// How many ids each text has.
+    #[pyo3(signature = (texts, allowed, forbidden, threads))]
+    fn count(
+        &self,
+        py: Python<'_>,
+        texts: Vec<PyBackedStr>,
+        allowed: Option<Wanted>,
+        forbidden: Option<Wanted>,
+        threads: usize,
+    ) -> PyResult<Vec<usize>> {
+        let mut counts = vec![0; texts.len()];
+        let choices = Choices { allowed, forbidden, most: usize::MAX, threads };
+        self.encode_many(py, &texts, choices, |_, encoded| {
+            encoded.lengths.iter().for_each(|&(text, length)| counts[text] += length);
+            Ok(())
+        })?;
+        Ok(counts)
     }
 
     /// The ids, and for each the range of bytes it stands for.
@@ -278,21 +373,24 @@ impl Bpe {
     }
 
     fn decode<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-        let wide: Vec<i64> = match ids.extract::<PyBuffer<i64>>() {
-            Ok(buffer) => buffer.to_vec(py)?,
-            Err(_) => ids.extract().map_err(|error: PyErr| {
-                if !error.is_instance_of::<PyOverflowError>(py) {
-                    return error;
-                }
-                raise(py, Error::tokenizer("an id is outside 64 bits; ids are small non-negative integers"))
-            })?,
-        };
-        let vocab = &self.inner.vocab;
-        let bytes = heavy(py, wide.len(), |_| {
-            let narrow = |&id: &i64| u32::try_from(id).map_err(|_| vocab.unknown(id));
-            vocab.decode(&wide.iter().map(narrow).collect::<Result<Vec<u32>>>()?)
-        })?;
-        Ok(PyBytes::new(py, &bytes))
+        Ok(PyBytes::new(py, &self.decoded(py, ids)?))
+    }
+
+    /// As text; `errors` as `bytes.decode` has them.
+    fn decode_text<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+        errors: &str,
+    ) -> PyResult<Bound<'py, PyString>> {
+        let bytes = self.decoded(py, ids)?;
+        match str::from_utf8(&bytes) {
+            Ok(text) => Ok(PyString::new(py, text)),
+            Err(_) => {
+                let text = PyBytes::new(py, &bytes).call_method1("decode", ("utf-8", errors))?;
+                Ok(text.cast_into()?)
+            }
+        }
     }
 
     /// All tokens with their ids, special ones too.
@@ -370,7 +468,7 @@ impl Stream {
                 return Ok(Vec::new());
             };
             let (allowed, forbidden) = (Cow::Borrowed(&self.allowed), Cow::Borrowed(&self.forbidden));
-            Encoder { tokenizer: &self.inner, allowed, forbidden }.one(&text, watch)
+            Encoder { tokenizer: &self.inner, allowed, forbidden, most: usize::MAX }.one(&text, watch)
         })?;
         PyList::new(py, ids)
     }

@@ -4,8 +4,7 @@ use std::sync::Mutex;
 
 use crate::encode::Worker;
 use crate::error::{Error, Result};
-use crate::merge::{Merge, Merges, Scratch};
-use crate::pairs::SMALL;
+use crate::merge::{Merges, Scratch};
 use crate::special::Specials;
 use crate::split::{Pattern, Splitter};
 use crate::vocab::Vocab;
@@ -64,6 +63,7 @@ impl Tokenizer {
             }
             vocab.add_special(*id, token.as_bytes())?;
         }
+        vocab.finish();
         Ok(Tokenizer {
             splitter: pattern.splitter()?,
             specials: Specials::new(specials)?,
@@ -100,10 +100,13 @@ fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<M
             ))
         })?);
     }
-    let by_id = vocab.len() <= SMALL as usize && made.is_sorted_by(|a, b| a < b);
-    let mut merges = Merges::new(byte_ids, pairs.len(), by_id);
-    for ((rank, &(left, right)), id) in pairs.iter().enumerate().zip(made) {
-        merges.insert(left, right, Merge { rank: rank as u32, id }, vocab.get(id).unwrap_or_default());
+    // Where the ids that are made run like the ranks, they can stand for them.
+    let by_id = made.is_sorted_by(|a, b| a < b);
+    let ranks = made.clone();
+    let numbers = vocab.len().max(pairs.len()) + 1;
+    let mut merges = Merges::new(byte_ids, numbers, pairs.len(), if by_id { Vec::new() } else { made });
+    for ((index, &(left, right)), id) in (0u32..).zip(pairs).zip(ranks) {
+        merges.insert(left, right, if by_id { id } else { index }, vocab.get(id).unwrap_or_default());
     }
     Ok(merges)
 }
@@ -112,22 +115,22 @@ fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<M
 /// stand between two edges of symbols, the merges below its rank have done the same as they do with these bytes
 /// alone (see [`crate::train`]). `None` for a vocabulary in which they do not lead to two tokens for every one.
 fn last_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Option<Merges> {
-    let mut merges = Merges::new(byte_ids, vocab.len(), vocab.len() <= SMALL as usize);
+    let mut merges = Merges::new(byte_ids, vocab.len() + 1, vocab.len(), Vec::new());
     let (mut scratch, mut parts) = (Scratch::default(), Vec::new());
     for (id, token) in vocab.iter().filter(|(_, token)| token.len() > 1) {
         parts.clear();
         merges.apply(token, &mut scratch, &mut parts);
         let [left, right] = parts[..] else { return None };
-        merges.insert(left, right, Merge { rank: id, id }, token);
+        merges.insert(left, right, id, token);
     }
     Some(merges)
 }
 
 fn all_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Merges {
-    let mut merges = Merges::new(byte_ids, vocab.len() * 2, vocab.len() <= SMALL as usize);
+    let mut merges = Merges::new(byte_ids, vocab.len() + 1, vocab.len() * 2, Vec::new());
     for (id, token) in vocab.iter() {
         for (left, right) in splits(vocab, token) {
-            merges.insert(left, right, Merge { rank: id, id }, token);
+            merges.insert(left, right, id, token);
         }
     }
     merges

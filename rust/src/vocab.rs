@@ -13,6 +13,8 @@ pub struct Vocab {
     /// Where the bytes of token `id` lie: `bytes[span[id].0..][..span[id].1]`; no length for a hole.
     span: Vec<(u32, Option<u32>)>,
     by_bytes: HashTable<u32>,
+    /// Of each token, its bytes if there are at most 15, and at the end their number, 16 for more and 0 for a hole.
+    padded: Vec<[u8; 16]>,
     hasher: DefaultHashBuilder,
 }
 
@@ -50,7 +52,7 @@ impl Vocab {
         }
         self.add_special(id, bytes)?;
         let hash = self.hasher.hash_one(bytes);
-        let Vocab { bytes: all, span, by_bytes, hasher } = self;
+        let Vocab { bytes: all, span, by_bytes, hasher, .. } = self;
         by_bytes.insert_unique(hash, id, |&id| {
             let (start, len) = span[id as usize];
             hasher.hash_one(&all[start as usize..][..len.unwrap_or(0) as usize])
@@ -87,16 +89,45 @@ impl Vocab {
         (0..self.span.len() as u32).filter_map(|id| Some((id, self.get(id)?)))
     }
 
-    /// The bytes of many tokens, one after another.
-    pub fn decode(&self, ids: &[u32]) -> Result<Vec<u8>> {
-        let mut out = Vec::with_capacity(ids.len() * 4);
-        for &id in ids {
-            match self.get(id) {
-                Some(bytes) => out.extend_from_slice(bytes),
-                None => return Err(self.unknown(i64::from(id))),
+    /// Makes [`Vocab::decode`] ready, after the last token was added.
+    pub fn finish(&mut self) {
+        let mut padded = vec![[0; 16]; self.span.len()];
+        for (id, bytes) in self.iter() {
+            let slot = &mut padded[id as usize];
+            if bytes.len() < 16 {
+                slot[..bytes.len()].copy_from_slice(bytes);
             }
+            slot[15] = bytes.len().min(16) as u8;
         }
-        Ok(out)
+        self.padded = padded;
+    }
+
+    /// Appends the bytes of tokens to `out`. An id that is no token is an error.
+    ///
+    /// Sixteen bytes are copied whatever a token's length, and the next token goes over what was too much: no copy
+    /// whose length is not known beforehand.
+    pub fn decode(&self, ids: impl Iterator<Item = i64>, out: &mut Vec<u8>) -> Result<()> {
+        let mut block = [0; 2048];
+        let mut used = 0;
+        for id in ids {
+            let slot = usize::try_from(id).ok().and_then(|id| self.padded.get(id)).unwrap_or(&[0; 16]);
+            let len = usize::from(slot[15]);
+            if len == 0 || len > 15 || used + 16 > block.len() {
+                out.extend_from_slice(&block[..used]);
+                used = 0;
+                if len == 0 {
+                    return Err(self.unknown(id));
+                }
+                if len > 15 {
+                    out.extend_from_slice(self.get(id as u32).unwrap_or_default());
+                    continue;
+                }
+            }
+            block[used..][..16].copy_from_slice(slot);
+            used += len;
+        }
+        out.extend_from_slice(&block[..used]);
+        Ok(())
     }
 
     /// The error for an id that is no token.

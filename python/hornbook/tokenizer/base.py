@@ -85,7 +85,7 @@ def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
 
 
 def plain_ids(ids: Ids) -> Sequence[int] | np.ndarray:
-    """``ids`` as a sequence of int, or as an int64 array. Raises TokenizerError for other shapes and types."""
+    """``ids`` as a sequence of int, or as an array of integers that lie side by side. Raises TokenizerError for other shapes and types."""
     if isinstance(ids, (list, tuple)):
         return ids
     if hasattr(ids, "detach"):  # a torch tensor, without importing torch
@@ -96,6 +96,8 @@ def plain_ids(ids: Ids) -> Sequence[int] | np.ndarray:
                 f"ids have shape {ids.shape} and type {ids.dtype}; expected one dimension of integers. "
                 "For several sequences use decode_batch"
             )
+        if ids.dtype in (np.int64, np.uint32, np.uint16, np.int32) and ids.dtype.isnative:
+            return np.ascontiguousarray(ids)  # what the core reads as it is
         return np.ascontiguousarray(ids, dtype=np.int64)
     if isinstance(ids, int):
         raise TokenizerError(f"expected a sequence of ids, got the single id {ids}; write [{ids}]")

@@ -160,7 +160,12 @@ class Tokenizer:
     # ---- text to ids ----
 
     def encode(
-        self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
+        self,
+        text: str,
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+        max_tokens: int | None = None,
     ) -> list[int]:
         """The ids of ``text``. Special tokens mean what they mean in tiktoken:
 
@@ -168,20 +173,28 @@ class Tokenizer:
         is all but the allowed, or a collection) raises TokenizerError, a ValueError; others are ordinary text. So
         text from strangers cannot smuggle in a special token, and nothing is silently misread. Where one special
         token begins another, the longest counts. Lone surrogates are encoded as U+FFFD.
+
+        With ``max_tokens`` only the first so many ids are made, and the text behind them is not read.
         """
-        return self._run(self._core.encode, text, *self._choose(allowed_special, disallowed_special))
+        return self._run(self._core.encode, text, *self._choose(allowed_special, disallowed_special), _most(max_tokens))
 
     def encode_ordinary(self, text: str) -> list[int]:
         """The ids of ``text``, special tokens and all read as ordinary text."""
-        return self._run(self._core.encode, text, None, None)
+        return self._run(self._core.encode, text, None, None, _NO_LIMIT)
 
     def encode_to_numpy(
-        self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
+        self,
+        text: str,
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+        max_tokens: int | None = None,
     ) -> np.ndarray:
         """`encode` into an array (n,): uint16 where vocab_size is at most 65,536, else uint32."""
         dtype = id_dtype(self.vocab_size)
         choices = self._choose(allowed_special, disallowed_special)
-        return np.frombuffer(self._run(self._core.encode_array, text, *choices, dtype is np.uint32), dtype)
+        ids = self._run(self._core.encode_array, text, *choices, _most(max_tokens), dtype is np.uint32)
+        return np.frombuffer(ids, dtype)
 
     def encode_batch(
         self,
@@ -190,10 +203,11 @@ class Tokenizer:
         *,
         allowed_special: Allowed = frozenset(),
         disallowed_special: Disallowed = "all",
+        max_tokens: int | None = None,
     ) -> list[list[int]]:
         """`encode` for many texts at once, on ``num_threads`` threads (all cores if None)."""
         choices = self._choose(allowed_special, disallowed_special)
-        return self._run(self._core.encode_batch, _list(texts), *choices, _threads(num_threads))
+        return self._run(self._core.encode_batch, _list(texts), *choices, _most(max_tokens), _threads(num_threads))
 
     def encode_batch_to_numpy(
         self,
@@ -202,6 +216,7 @@ class Tokenizer:
         *,
         allowed_special: Allowed = frozenset(),
         disallowed_special: Disallowed = "all",
+        max_tokens: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """All ids in one array (n,), and int64 offsets (len(texts) + 1,).
 
@@ -209,14 +224,71 @@ class Tokenizer:
         """
         dtype = id_dtype(self.vocab_size)
         choices = self._choose(allowed_special, disallowed_special)
-        flat, lengths = self._run(
+        ids, offsets = self._run(
             self._core.encode_batch_array,
             _list(texts),
             *choices,
+            _most(max_tokens),
             _threads(num_threads),
             dtype is np.uint32,
         )
-        return np.frombuffer(flat, dtype), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        return np.frombuffer(ids, dtype), np.frombuffer(offsets, np.int64)
+
+    def encode_stream_to_numpy(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+        chunk_bytes: int = 1 << 24,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`encode_batch_to_numpy` of a source that need not fit into memory: (ids, offsets) for some texts at a time.
+
+        ``chunk_bytes``: about how much text is taken at a time, in characters.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise TokenizerError("expected several texts, got a single one; pass [text]")
+        if chunk_bytes < 1:
+            raise TokenizerError(f"chunk_bytes is {chunk_bytes}; it is at least 1")
+
+        def encode(chunk: list[str]) -> tuple[np.ndarray, np.ndarray]:
+            return self.encode_batch_to_numpy(
+                chunk, num_threads, allowed_special=allowed_special, disallowed_special=disallowed_special
+            )
+
+        chunk: list[str] = []
+        size = 0
+        for text in texts:
+            check_text(text)
+            chunk.append(text)
+            size += len(text) + 64  # many tiny texts are much, too
+            if size >= chunk_bytes:
+                yield encode(chunk)
+                chunk, size = [], 0
+        if chunk:
+            yield encode(chunk)
+
+    def count_tokens(
+        self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
+    ) -> int:
+        """``len(encode(text))``, without making the ids."""
+        check_text(text)
+        return self.count_tokens_batch(
+            [text], 1, allowed_special=allowed_special, disallowed_special=disallowed_special
+        )[0]
+
+    def count_tokens_batch(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        allowed_special: Allowed = frozenset(),
+        disallowed_special: Disallowed = "all",
+    ) -> list[int]:
+        """`count_tokens` for many texts at once, on ``num_threads`` threads (all cores if None)."""
+        choices = self._choose(allowed_special, disallowed_special)
+        return self._run(self._core.count, _list(texts), *choices, _threads(num_threads))
 
     def encode_iterable(
         self,
@@ -279,7 +351,7 @@ class Tokenizer:
         not UTF-8, as ids may begin or end inside a character: "replace" by U+FFFD, "strict" raises, "ignore".
 
         Raises TokenizerError for an id that is no token."""
-        return self._core.decode(plain_ids(ids)).decode("utf-8", errors)
+        return self._core.decode_text(plain_ids(ids), errors)
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """The bytes of ``ids``, joined."""
@@ -434,6 +506,18 @@ def _threads(wanted: int | None) -> int:
     if not isinstance(wanted, int) or not 1 <= wanted <= 4096:
         raise TokenizerError(f"num_threads is {wanted!r}; give a number from 1 to 4096, or None for all cores")
     return wanted
+
+
+_NO_LIMIT = 2**63 - 1
+
+
+def _most(max_tokens: int | None) -> int:
+    """How many ids at most."""
+    if max_tokens is None:
+        return _NO_LIMIT
+    if not isinstance(max_tokens, int) or max_tokens < 0:
+        raise TokenizerError(f"max_tokens is {max_tokens!r}; it is a number of at least 0, or None for no limit")
+    return max_tokens
 
 
 def _list(texts: Iterable[str]) -> list[str]:
