@@ -31,6 +31,8 @@ struct Batch {
     hashes: [u64; BATCH],
     /// The ids of each piece; where their number is [`MANY`], the second and third number say where in `many` they are.
     ids: [Few; BATCH],
+    /// Which of the pieces are not where the cache is looked into first.
+    missing: [u16; BATCH + 1],
     many: Vec<u32>,
     /// The ids of all pieces one after another.
     block: [u32; 4 * BATCH + 4],
@@ -46,6 +48,7 @@ impl Batch {
             keys: [0; BATCH],
             hashes: [0; BATCH],
             ids: [[0; 4]; BATCH],
+            missing: [0; BATCH + 1],
             many: Vec::new(),
             block: [0; 4 * BATCH + 4],
         })
@@ -241,18 +244,18 @@ impl Finder<'_> {
             *hash = piece::hash(*key);
             piece::prefetch(&lines[piece::place(*hash, lines.len())]);
         }
-        let (mut missing, mut count) = ([0u16; BATCH + 1], 0);
+        let mut count = 0;
         let pieces = batch.keys.iter().zip(&batch.hashes).zip(&mut batch.ids);
         for (index, ((&key, &hash), ids)) in pieces.enumerate().take(spans.len()) {
             let slot = lines[piece::place(hash, lines.len())].slot(key);
             *ids = slot.ids;
-            missing[count] = index as u16;
+            batch.missing[count] = index as u16;
             count += usize::from((slot.key != key) | (slot.ids[0] == LONGER[0]));
         }
         batch.many.clear();
         let (mut new, mut news) = ([0; GROUP], 0);
-        for &index in &missing[..count] {
-            let index = usize::from(index);
+        for place in 0..count {
+            let index = usize::from(batch.missing[place]);
             let (start, end) = spans[index];
             if !self.recall(&text[start..end], index, batch) {
                 new[news] = index;

@@ -5,9 +5,10 @@ mod watch;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use pyo3::buffer::PyBuffer;
+use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyOverflowError, PyUnicodeEncodeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
@@ -49,20 +50,22 @@ fn choice(wanted: Option<Wanted>) -> Choice {
 #[pyclass(frozen, name = "BPE", module = "hornbook._core")]
 struct Bpe {
     inner: Arc<Tokenizer>,
-    /// A Python int for each id, made when they are first wanted: a list then refers to them and makes none.
+    /// A Python int for each id, made when there were many: a list then refers to them and makes none.
     ints: PyOnceLock<Vec<Py<PyInt>>>,
+    /// How many ids were made so far without them.
+    made: AtomicUsize,
 }
 
-/// Lists of fewer ids than this are made without [`Bpe::ints`], so that few short texts do not wait for them.
-const FEW: usize = 256;
+/// So many ids are made without [`Bpe::ints`], so that who encodes a few short texts does not wait for them.
+const FEW: usize = 1 << 12;
 
 impl Bpe {
     fn wrap(inner: Tokenizer) -> Self {
-        Bpe { inner: Arc::new(inner), ints: PyOnceLock::new() }
+        Bpe { inner: Arc::new(inner), ints: PyOnceLock::new(), made: AtomicUsize::new(0) }
     }
 
     fn list(&self, py: Python<'_>, ids: &[u32]) -> PyResult<Py<PyList>> {
-        if ids.len() < FEW && self.ints.get(py).is_none() {
+        if self.ints.get(py).is_none() && self.made.fetch_add(ids.len(), Ordering::Relaxed) < FEW {
             return Ok(PyList::new(py, ids)?.unbind());
         }
         let int = |id: u32| Ok(id.into_pyobject(py)?.unbind());
@@ -129,17 +132,18 @@ impl Bpe {
             }
             return run(py, vocab, &numbers);
         }
-        if let Ok(ids) = PyBuffer::<i64>::get(ids) {
-            run(py, vocab, &ids.to_vec(py)?)
-        } else if let Ok(ids) = PyBuffer::<u32>::get(ids) {
-            run(py, vocab, &ids.to_vec(py)?)
-        } else if let Ok(ids) = PyBuffer::<u16>::get(ids) {
-            run(py, vocab, &ids.to_vec(py)?)
-        } else if let Ok(ids) = PyBuffer::<i32>::get(ids) {
-            run(py, vocab, &ids.to_vec(py)?)
-        } else {
-            run(py, vocab, &ids.extract::<Vec<i64>>().map_err(|error| not_an_id(py, error))?)
+        if let Ok(array) = PyUntypedBuffer::get(ids) {
+            if let Ok(ids) = array.as_typed::<u16>() {
+                return run(py, vocab, &ids.to_vec(py)?);
+            } else if let Ok(ids) = array.as_typed::<u32>() {
+                return run(py, vocab, &ids.to_vec(py)?);
+            } else if let Ok(ids) = array.as_typed::<i64>() {
+                return run(py, vocab, &ids.to_vec(py)?);
+            } else if let Ok(ids) = array.as_typed::<i32>() {
+                return run(py, vocab, &ids.to_vec(py)?);
+            }
         }
+        run(py, vocab, &ids.extract::<Vec<i64>>().map_err(|error| not_an_id(py, error))?)
     }
 
     fn many_to_array<'py, T: Number>(
@@ -248,10 +252,20 @@ impl Bpe {
         }
     }
 
+    /// `splits` may be empty.
     #[staticmethod]
-    fn from_state(py: Python<'_>, state: &[u8]) -> PyResult<Self> {
-        let inner = py.detach(|| Tokenizer::from_state(state));
+    fn from_state(py: Python<'_>, state: &[u8], splits: &[u8]) -> PyResult<Self> {
+        let numbers: Vec<u32> = splits.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+        let inner = py.detach(|| Tokenizer::from_state(state, numbers.as_chunks().0));
         Ok(Bpe::wrap(inner.map_err(|error| raise(py, error))?))
+    }
+
+    /// What makes [`Bpe::from_state`] faster.
+    fn splits<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let numbers = py.detach(|| self.inner.splits());
+        let mut bytes = Vec::with_capacity(numbers.len() * 12);
+        numbers.iter().flatten().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+        PyBytes::new(py, &bytes)
     }
 
     fn state<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use crate::encode::Worker;
 use crate::error::{Error, Result};
-use crate::merge::{Merges, Scratch};
+use crate::merge::{self, GROUP, Merges, Scratch};
 use crate::special::Specials;
 use crate::split::{Pattern, Splitter};
 use crate::vocab::Vocab;
@@ -40,7 +40,19 @@ impl Tokenizer {
         rule: Rule,
         pattern: Pattern,
     ) -> Result<Self> {
+        Tokenizer::with_splits(tokens, specials, rule, pattern, &[])
+    }
+
+    /// [`Tokenizer::new`] with what [`Tokenizer::splits`] gave before, which saves most of the time.
+    pub fn with_splits(
+        tokens: &[(u32, &[u8])],
+        specials: Vec<(String, u32)>,
+        rule: Rule,
+        pattern: Pattern,
+        known: &[Split],
+    ) -> Result<Self> {
         let mut vocab = Vocab::default();
+        vocab.reserve(tokens.len());
         for &(id, bytes) in tokens {
             vocab.add(id, bytes)?;
         }
@@ -55,7 +67,9 @@ impl Tokenizer {
         }
         let merges = match &rule {
             Rule::Merges { pairs, .. } => listed(&vocab, pairs, byte_ids)?,
-            Rule::Ranks => last_splits(&vocab, byte_ids).unwrap_or_else(|| all_splits(&vocab, byte_ids)),
+            Rule::Ranks => known_splits(&vocab, byte_ids, known)
+                .or_else(|| last_splits(&vocab, byte_ids))
+                .unwrap_or_else(|| all_splits(&vocab, byte_ids)),
         };
         for (index, (token, id)) in specials.iter().enumerate() {
             if specials[..index].iter().any(|(other, _)| other == token) {
@@ -75,6 +89,20 @@ impl Tokenizer {
         })
     }
 
+    /// For [`Rule::Ranks`]: of each token that is made of two others, these two, by id. Empty where a token can be made
+    /// in several ways.
+    pub fn splits(&self) -> Vec<Split> {
+        let mut splits: Vec<Split> = match (&self.rule, self.merges.by_id()) {
+            (Rule::Ranks, Some(pairs)) => pairs.map(|(left, right, id)| [id, left, right]).collect(),
+            _ => Vec::new(),
+        };
+        splits.sort_unstable();
+        if !splits.is_sorted_by(|a, b| a[0] < b[0]) {
+            splits.clear();
+        }
+        splits
+    }
+
     /// The joins in the order of their ranks, as pairs of ids. For [`Rule::Ranks`], every way to make a token of
     /// two others: together they say what the ranks say.
     pub fn merges(&self) -> Vec<(u32, u32)> {
@@ -83,6 +111,26 @@ impl Tokenizer {
             Rule::Ranks => self.vocab.iter().flat_map(|(_, token)| splits(&self.vocab, token)).collect(),
         }
     }
+}
+
+/// A token and the two that it is made of.
+pub type Split = [u32; 3];
+
+/// Splits that were found before. `None` unless there is one for each token and it has the token's bytes.
+fn known_splits(vocab: &Vocab, byte_ids: [u32; 256], known: &[Split]) -> Option<Merges> {
+    let mut merges = Merges::new(byte_ids, vocab.len() + 1, vocab.len(), Vec::new());
+    let tokens = vocab.iter().filter(|(_, token)| token.len() > 1);
+    if known.is_empty() || tokens.clone().count() != known.len() {
+        return None;
+    }
+    for ((id, token), &[known, left, right]) in tokens.zip(known) {
+        let (front, back) = (vocab.get(left)?, vocab.get(right)?);
+        if id != known || token.strip_prefix(front) != Some(back) {
+            return None;
+        }
+        merges.insert(left, right, id, token);
+    }
+    Some(merges)
 }
 
 fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<Merges> {
@@ -117,11 +165,26 @@ fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<M
 fn last_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Option<Merges> {
     let mut merges = Merges::new(byte_ids, vocab.len() + 1, vocab.len(), Vec::new());
     let (mut scratch, mut parts) = (Scratch::default(), Vec::new());
-    for (id, token) in vocab.iter().filter(|(_, token)| token.len() > 1) {
-        parts.clear();
-        merges.apply(token, &mut scratch, &mut parts);
-        let [left, right] = parts[..] else { return None };
-        merges.insert(left, right, id, token);
+    let tokens: Vec<(u32, &[u8])> = vocab.iter().filter(|(_, token)| token.len() > 1).collect();
+    let mut pieces: [&[u8]; GROUP] = [&[]; GROUP];
+    for group in tokens.chunks(GROUP) {
+        // Together this takes half the time. A token that the merges before the group lead to two others is ready: the
+        // merges of the group are later than those, and none of them joins these two.
+        let mut split = [None; GROUP];
+        for (piece, (_, token)) in pieces.iter_mut().zip(group) {
+            *piece = if token.len() <= merge::SHORT { token } else { &[] };
+        }
+        merges.apply_group(&pieces[..group.len()], &mut scratch, |index, parts| {
+            split[index] = if let [left, right] = parts { Some((*left, *right)) } else { None };
+        });
+        for (&(id, token), split) in group.iter().zip(split) {
+            let (left, right) = split.or_else(|| {
+                parts.clear();
+                merges.apply_directly(token, &mut scratch, &mut parts);
+                if let [left, right] = parts[..] { Some((left, right)) } else { None }
+            })?;
+            merges.insert(left, right, id, token);
+        }
     }
     Some(merges)
 }

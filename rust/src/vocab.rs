@@ -42,6 +42,13 @@ impl Vocab {
         self.by_bytes.find(hash, |&id| self.get(id) == Some(bytes)).copied()
     }
 
+    /// Makes room for so many tokens.
+    pub fn reserve(&mut self, tokens: usize) {
+        self.span.reserve(tokens);
+        self.bytes.reserve(tokens * 8);
+        self.by_bytes.reserve(tokens, |_| 0);
+    }
+
     /// Adds a token that text can become.
     pub fn add(&mut self, id: u32, bytes: &[u8]) -> Result<()> {
         if let Some(other) = self.id(bytes) {
@@ -85,7 +92,7 @@ impl Vocab {
     }
 
     /// All tokens that are no holes, by id.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> + Clone {
         (0..self.span.len() as u32).filter_map(|id| Some((id, self.get(id)?)))
     }
 
@@ -110,9 +117,10 @@ impl Vocab {
         let mut block = [0; 2048];
         let mut used = 0;
         for id in ids {
-            let slot = usize::try_from(id).ok().and_then(|id| self.padded.get(id)).unwrap_or(&[0; 16]);
+            // A negative number becomes one that is too high.
+            let slot = self.padded.get(id as usize).unwrap_or(&[0; 16]);
             let len = usize::from(slot[15]);
-            if len == 0 || len > 15 || used + 16 > block.len() {
+            if len.wrapping_sub(1) >= 15 || used + 16 > block.len() {
                 out.extend_from_slice(&block[..used]);
                 used = 0;
                 if len == 0 {

@@ -105,8 +105,9 @@ proptest! {
     fn states_round_trip(text in r"[a-d ]{0,200}") {
         let tokenizer = trained(&text, 280, Pattern::O200k);
         let state = tokenizer.to_state();
-        prop_assert_eq!(Tokenizer::from_state(&state).unwrap().to_state(), state.clone());
-        prop_assert!(Tokenizer::from_state(&state[..state.len() - 1]).is_err());
+        prop_assert_eq!(Tokenizer::from_state(&state, &tokenizer.splits()).unwrap().to_state(), state.clone());
+        prop_assert_eq!(Tokenizer::from_state(&state, &[]).unwrap().to_state(), state.clone());
+        prop_assert!(Tokenizer::from_state(&state[..state.len() - 1], &[]).is_err());
     }
 
     #[test]

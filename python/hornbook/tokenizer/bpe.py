@@ -176,6 +176,12 @@ class Tokenizer:
 
         With ``max_tokens`` only the first so many ids are made, and the text behind them is not read.
         """
+        if not allowed_special and disallowed_special == "all" and max_tokens is None:
+            # Half the time of a short call goes into reading its options.
+            try:
+                return self._core.encode(text, None, True, _NO_LIMIT)
+            except (TypeError, UnicodeEncodeError):
+                pass  # said clearly, or mended, below
         return self._run(self._core.encode, text, *self._choose(allowed_special, disallowed_special), _most(max_tokens))
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -462,7 +468,7 @@ class Tokenizer:
         return self._wrap(self._core)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_state, (self._core.state(),)
+        return _from_state, (self._core.state(), self._core.splits())
 
     # ---- inside ----
 
@@ -494,9 +500,9 @@ class Tokenizer:
             raise
 
 
-def _from_state(state: bytes) -> Tokenizer:
+def _from_state(state: bytes, splits: bytes = b"") -> Tokenizer:
     """Unpickles."""
-    return Tokenizer._wrap(BPE.from_state(state))
+    return Tokenizer._wrap(BPE.from_state(state, splits))
 
 
 def _threads(wanted: int | None) -> int:
