@@ -23,6 +23,9 @@ class BPE:
         vocab_size: int,
         pattern: str | None,
         special_tokens: Sequence[str],
+        tie: str,
+        min_frequency: int,
+        max_token_length: int | None,
         num_threads: int,
         progress: Callable[[str, int, int | None], Any] | None,
     ) -> BPE: ...

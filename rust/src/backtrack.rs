@@ -29,7 +29,8 @@ impl Backtrack {
     /// `None` for a vocabulary where this way could lead elsewhere: each token must be made by one merge, after those of
     /// its parts, and its own bytes must become that token.
     pub fn new(merges: &Merges) -> Option<Self> {
-        let mut made: Vec<(u32, u32, u32)> = merges.by_id()?.map(|(left, right, id)| (id, left, right)).collect();
+        let mut made: Vec<(u32, u32, u32)> =
+            merges.by_id()?.map(|(left, right, id)| (id, left, right)).collect();
         made.sort_unstable();
         let size = made.iter().map(|entry| entry.0).chain(*merges.byte_ids()).max()? as usize + 1;
         let highest_byte = *merges.byte_ids().iter().max()?;

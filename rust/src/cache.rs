@@ -109,7 +109,9 @@ impl Cache {
         let before = self.lines.get().len();
         let wanted = match before {
             0 => FEWEST_LINES,
-            FEWEST_LINES => ((most + FEWEST_LINES).next_power_of_two()).clamp(FEWEST_LINES * 4, MOST_LINES / 2),
+            FEWEST_LINES => {
+                ((most + FEWEST_LINES).next_power_of_two()).clamp(FEWEST_LINES * 4, MOST_LINES / 2)
+            }
             _ => before * 2,
         };
         // Full, or no memory left for more: what there is begins anew.

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use bytemuck::{Pod, Zeroable};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::cut;
 use crate::error::{Error, Result, Watch};
+use crate::pages::Pages;
 use crate::piece::{self, Key};
 use crate::special::Specials;
 use crate::split::{BATCH, Pattern, Span, Splitter};
@@ -54,8 +56,7 @@ impl Counter {
 
     /// Calls `each` for every piece and its count, in no particular order.
     pub fn for_each(&self, mut each: impl FnMut(&[u8], u64)) {
-        for &(key, count) in self.short.lines.iter().flat_map(|Line(slots)| slots).filter(|slot| slot.0 != 0)
-        {
+        for (key, count) in self.short.iter() {
             let (bytes, len) = piece::bytes(key);
             each(&bytes[..len], count);
         }
@@ -76,53 +77,64 @@ impl Counter {
 /// Pieces that have a key: open addressing, line by line, at most half full. A slot without a key is free.
 #[derive(Default)]
 struct ShortCounter {
-    lines: Vec<Line>,
+    lines: Pages<Line>,
     len: usize,
 }
 
 /// Two keys with their counts, which the processor fetches as one.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-struct Line([(Key, u64); 2]);
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([Slot; 2]);
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Slot {
+    key: Key,
+    count: u64,
+    unused: u64,
+}
 
 impl ShortCounter {
     /// Makes room for so many pieces that are new.
     #[inline]
     fn reserve(&mut self, more: usize) {
-        if self.len + more > self.lines.len() {
+        if self.len + more > self.lines.get().len() {
             let size = ((self.len + more) * 2).next_power_of_two().max(1 << 11);
-            let old = std::mem::replace(self, ShortCounter { lines: vec![Line::default(); size], len: 0 });
-            for &(key, count) in old.lines.iter().flat_map(|Line(slots)| slots) {
-                if key != 0 {
-                    self.add(key, piece::hash(key), count);
-                }
-            }
+            let lines = Pages::zeroed(size).expect("there is no memory for the counts");
+            let old = std::mem::replace(self, ShortCounter { lines, len: 0 });
+            old.iter().for_each(|(key, count)| self.add(key, piece::hash(key), count));
         }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Key, u64)> {
+        let slots = self.lines.get().iter().flat_map(|Line(slots)| slots);
+        slots.filter(|slot| slot.key != 0).map(|slot| (slot.key, slot.count))
     }
 
     #[inline(always)]
     fn prefetch(&self, hash: u64) {
-        piece::prefetch(&self.lines[piece::place(hash, self.lines.len())]);
+        piece::prefetch(&self.lines.get()[piece::place(hash, self.lines.get().len())]);
     }
 
     /// Adds to a count; there must be room.
     #[inline(always)]
     fn add(&mut self, key: Key, hash: u64, count: u64) {
-        let mut place = piece::place(hash, self.lines.len());
+        let lines = self.lines.get_mut();
+        let mut place = piece::place(hash, lines.len());
         loop {
-            let Line(slots) = &mut self.lines[place];
+            let Line(slots) = &mut lines[place];
             // Which of the two it is cannot be foreseen, so it is computed, not jumped upon.
-            let slot = &mut slots[usize::from(slots[1].0 == key)];
-            if slot.0 == key {
-                slot.1 += count;
+            let slot = &mut slots[usize::from(slots[1].key == key)];
+            if slot.key == key {
+                slot.count += count;
                 return;
             }
-            if let Some(slot) = slots.iter_mut().find(|slot| slot.0 == 0) {
-                *slot = (key, count);
+            if let Some(slot) = slots.iter_mut().find(|slot| slot.key == 0) {
+                *slot = Slot { key, count, unused: 0 };
                 self.len += 1;
                 return;
             }
-            place = (place + 1) & (self.lines.len() - 1);
+            place = (place + 1) & (lines.len() - 1);
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod pairs;
 pub mod piece;
 #[cfg(feature = "python")]
 mod python;
+pub mod queue;
 pub mod source;
 pub mod special;
 pub mod split;

@@ -5,95 +5,97 @@ use bytemuck::{Pod, Zeroable};
 use crate::pages::Pages;
 use crate::piece;
 
-/// Open addressing with linear probing, at most half full. `V` is small and `Copy`.
-#[derive(Clone)]
-pub struct PairTable<V> {
-    slots: Vec<(u64, V)>,
+/// From pairs of numbers below 2³² − 1 to such a number. Open addressing with linear probing, at most three
+/// quarters full.
+pub struct PairTable {
+    /// One more than the key, 0 where the slot is free, and the value.
+    slots: Pages<[u64; 2]>,
     shift: u32,
     len: usize,
 }
 
-/// No pair: ids stay far below `u32::MAX`.
-const EMPTY: u64 = u64::MAX;
-
-#[inline]
+#[inline(always)]
 fn key(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
-impl<V: Copy + Default> PairTable<V> {
+impl PairTable {
     pub fn with_capacity(pairs: usize) -> Self {
-        let size = (pairs * 2).next_power_of_two().max(16);
-        PairTable { slots: vec![(EMPTY, V::default()); size], shift: 64 - size.trailing_zeros(), len: 0 }
+        let size = (pairs + pairs / 3).next_power_of_two().max(16);
+        let slots = Pages::zeroed(size).expect("there is no memory for a table of pairs");
+        PairTable { slots, shift: 64 - size.trailing_zeros(), len: 0 }
     }
 
-    pub fn len(&self) -> usize {
-        self.len
+    /// Where the search for a key begins.
+    #[inline(always)]
+    fn place(&self, key: u64) -> usize {
+        // Multiplying mixes the low bits into the high ones, so the index is taken from the top.
+        (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    /// Asks for the memory of a pair before it is needed.
+    #[inline(always)]
+    pub fn prefetch(&self, left: u32, right: u32) {
+        piece::prefetch(&self.slots.get()[self.place(key(left, right))]);
     }
 
     /// The slot that holds `key`, or the empty one where it belongs.
-    #[inline]
+    #[inline(always)]
     fn slot(&self, key: u64) -> usize {
-        let mask = self.slots.len() - 1;
-        // Multiplying mixes the low bits into the high ones, so the index is taken from the top.
-        let mut index = (key.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize;
+        let slots = self.slots.get();
+        let mut index = self.place(key);
         loop {
-            let found = self.slots[index].0;
-            if found == key || found == EMPTY {
+            let found = slots[index][0];
+            if found == key + 1 || found == 0 {
                 return index;
             }
-            index = (index + 1) & mask;
+            index = (index + 1) & (slots.len() - 1);
         }
     }
 
     #[inline]
-    pub fn get(&self, left: u32, right: u32) -> Option<V> {
-        let key = key(left, right);
-        let (found, value) = self.slots[self.slot(key)];
-        (found == key).then_some(value)
+    pub fn get(&self, left: u32, right: u32) -> Option<u32> {
+        let [found, value] = self.slots.get()[self.slot(key(left, right))];
+        (found != 0).then_some(value as u32)
     }
 
     /// What the pair maps to; `make` is called for a pair that is new.
     #[inline]
-    pub fn get_or_insert(&mut self, left: u32, right: u32, make: impl FnOnce() -> V) -> V {
+    pub fn get_or_insert(&mut self, left: u32, right: u32, make: impl FnOnce() -> u32) -> u32 {
         let key = key(left, right);
         let mut slot = self.slot(key);
-        if self.slots[slot].0 == key {
-            return self.slots[slot].1;
+        let [found, value] = self.slots.get()[slot];
+        if found != 0 {
+            return value as u32;
         }
-        if (self.len + 1) * 2 > self.slots.len() {
+        if (self.len + 1) * 4 > self.slots.get().len() * 3 {
             self.grow();
             slot = self.slot(key);
         }
         let value = make();
-        self.slots[slot] = (key, value);
+        self.slots.get_mut()[slot] = [key + 1, u64::from(value)];
         self.len += 1;
         value
     }
 
     /// Sets what the pair maps to, over an earlier value if there is one.
-    pub fn insert(&mut self, left: u32, right: u32, value: V) {
+    pub fn insert(&mut self, left: u32, right: u32, value: u32) {
         self.get_or_insert(left, right, || value);
         let slot = self.slot(key(left, right));
-        self.slots[slot].1 = value;
+        self.slots.get_mut()[slot][1] = u64::from(value);
     }
 
-    fn iter(&self) -> impl Iterator<Item = (u32, u32, V)> {
-        let taken = self.slots.iter().filter(|slot| slot.0 != EMPTY);
-        taken.map(|&(key, value)| ((key >> 32) as u32, key as u32, value))
+    fn iter(&self) -> impl Iterator<Item = (u32, u32, u32)> {
+        let taken = self.slots.get().iter().filter(|slot| slot[0] != 0);
+        taken.map(|&[found, value]| (((found - 1) >> 32) as u32, (found - 1) as u32, value as u32))
     }
 
+    #[cold]
     fn grow(&mut self) {
-        let mut larger = PairTable::with_capacity(self.slots.len());
-        for &(key, value) in &self.slots {
-            if key != EMPTY {
-                let slot = larger.slot(key);
-                larger.slots[slot] = (key, value);
-            }
+        let mut larger = PairTable::with_capacity(self.slots.get().len());
+        for &[found, value] in self.slots.get().iter().filter(|slot| slot[0] != 0) {
+            let slot = larger.slot(found - 1);
+            larger.slots.get_mut()[slot] = [found, value];
         }
         larger.len = self.len;
         *self = larger;
@@ -107,7 +109,7 @@ pub const NEVER: u32 = u32::MAX;
 pub enum Pairs {
     /// Where ids and ranks are small.
     Small(SmallPairs),
-    Wide(PairTable<u32>),
+    Wide(PairTable),
 }
 
 impl Pairs {
@@ -267,7 +269,7 @@ mod tests {
             table.insert(i % 100, i, i);
         }
         table.insert(5, 5, 77);
-        assert_eq!(table.len(), 10_000);
+        assert_eq!(table.len, 10_000);
         assert_eq!(table.get(5, 5), Some(77));
         assert_eq!(table.get(99, 9999), Some(9999));
         assert_eq!(table.get(1, 0), None);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyOverflowError, PyUnicodeEncodeError};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedStr;
+use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyString};
 
@@ -24,6 +24,7 @@ use crate::special::Specials;
 use crate::split::Pattern;
 use crate::stream::Pending;
 use crate::tokenizer::{Rule, Tokenizer};
+use crate::train::{Options, Tie};
 use crate::vocab::Vocab;
 use output::{Growing, Lists, Number};
 use watch::{PyWatch, SHORT, heavy, raise};
@@ -209,7 +210,7 @@ impl Bpe {
 
     /// Trains on `texts` (an iterable of str), or on the files at `paths` if there are some.
     #[staticmethod]
-    #[pyo3(signature = (texts, paths, vocab_size, pattern, special_tokens, num_threads, progress))]
+    #[pyo3(signature = (texts, paths, vocab_size, pattern, special_tokens, tie, min_frequency, max_token_length, num_threads, progress))]
     #[allow(clippy::too_many_arguments)]
     fn train(
         py: Python<'_>,
@@ -218,9 +219,18 @@ impl Bpe {
         vocab_size: usize,
         pattern: Option<&str>,
         special_tokens: Vec<String>,
+        tie: &str,
+        min_frequency: u64,
+        max_token_length: Option<usize>,
         num_threads: usize,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
+        let tie = match tie {
+            "raw" => Tie::Raw,
+            "largest_content" => Tie::LargestContent,
+            _ => Tie::HuggingFace,
+        };
+        let max_token_length = max_token_length.unwrap_or(usize::MAX);
         let mut watch = PyWatch::new(progress);
         let pattern = Pattern::parse(pattern);
         let specials = Specials::new(special_tokens.iter().map(|token| (token.clone(), 0)).collect());
@@ -240,8 +250,8 @@ impl Bpe {
                      read before is empty; pass a list, or make it anew",
                 ));
             }
-            let ordinary = vocab_size - special_tokens.len();
-            let (vocab, pairs) = crate::train::train(&counting.finish(), ordinary, &mut watch)?;
+            let options = Options { vocab_size: vocab_size - special_tokens.len(), tie, min_frequency, max_token_length };
+            let (vocab, pairs) = crate::train::train(counting.finish(), &options, &mut watch)?;
             let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
             let specials = (vocab.len() as u32..).zip(special_tokens).map(|(id, token)| (token, id)).collect();
             Tokenizer::new(&tokens, specials, Rule::Merges { pairs, whole_first: false }, pattern)
@@ -496,10 +506,10 @@ fn count_texts(
     watch: &mut PyWatch,
 ) -> PyResult<()> {
     let py = texts.py();
-    let (mut batch, mut size): (Vec<PyBackedStr>, usize) = (Vec::new(), 0);
-    let mut flush = |batch: &mut Vec<PyBackedStr>| {
+    let (mut batch, mut size): (Vec<Text>, usize) = (Vec::new(), 0);
+    let mut flush = |batch: &mut Vec<Text>| {
         let result = py.detach(|| {
-            let texts: Vec<&str> = batch.iter().map(|text| &**text).collect();
+            let texts: Vec<&str> = batch.iter().map(Text::as_str).collect::<Result<_, _>>()?;
             counting.add(&texts, None, watch)
         });
         batch.clear();
@@ -515,8 +525,8 @@ fn count_texts(
             );
             return Err(raise(py, Error::data(message)));
         };
-        batch.push(backed(text)?);
-        size += batch.last().map_or(0, |text| text.len());
+        batch.push(Text::of(text)?);
+        size += batch.last().map_or(0, Text::len);
         if size > WINDOW * threads || batch.len() > 1 << 16 {
             flush(&mut batch)?;
             size = 0;
@@ -525,16 +535,42 @@ fn count_texts(
     flush(&mut batch)
 }
 
-/// The UTF-8 of a str. Surrogates become U+FFFD, pairs of them the character they mean.
-fn backed(text: &Bound<'_, PyString>) -> PyResult<PyBackedStr> {
-    PyBackedStr::try_from(text.clone()).or_else(|error| {
-        if !error.is_instance_of::<PyUnicodeEncodeError>(text.py()) {
-            return Err(error);
+/// A text that is read once. What Python makes of a str when its UTF-8 is asked for, it keeps as long as the str lives:
+/// that is a copy of the whole corpus. So only ASCII, which is UTF-8 already, is read in place.
+enum Text {
+    Ascii(PyBackedStr),
+    Other(PyBackedBytes),
+}
+
+impl Text {
+    /// Surrogates become U+FFFD, pairs of them the character they mean.
+    fn of(text: &Bound<'_, PyString>) -> PyResult<Self> {
+        if text.call_method0("isascii")?.is_truthy()? {
+            return Ok(Text::Ascii(PyBackedStr::try_from(text.clone())?));
         }
-        let utf16 = text.call_method1("encode", ("utf-16", "surrogatepass"))?;
-        let clean = utf16.call_method1("decode", ("utf-16", "replace"))?;
-        PyBackedStr::try_from(clean.cast_into::<PyString>()?)
-    })
+        let bytes = text.call_method0("encode").or_else(|error| {
+            if !error.is_instance_of::<PyUnicodeEncodeError>(text.py()) {
+                return Err(error);
+            }
+            let utf16 = text.call_method1("encode", ("utf-16", "surrogatepass"))?;
+            utf16.call_method1("decode", ("utf-16", "replace"))?.call_method0("encode")
+        })?;
+        Ok(Text::Other(bytes.cast_into::<PyBytes>()?.into()))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Text::Ascii(text) => text.len(),
+            Text::Other(bytes) => bytes.len(),
+        }
+    }
+
+    fn as_str(&self) -> Result<&str, Error> {
+        match self {
+            Text::Ascii(text) => Ok(text),
+            Text::Other(bytes) => str::from_utf8(bytes).map_err(|error| Error::data(error.to_string())),
+        }
+    }
 }
 
 /// A name, a regex or nothing, as [`Pattern::parse`] spells it, and whether it is read by a hand-written scanner.

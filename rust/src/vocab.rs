@@ -46,7 +46,9 @@ impl Vocab {
     pub fn reserve(&mut self, tokens: usize) {
         self.span.reserve(tokens);
         self.bytes.reserve(tokens * 8);
-        self.by_bytes.reserve(tokens, |_| 0);
+        if self.by_bytes.is_empty() {
+            self.by_bytes = HashTable::with_capacity(tokens);
+        }
     }
 
     /// Adds a token that text can become.

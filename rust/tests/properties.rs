@@ -3,14 +3,14 @@
 use hornbook::count::Counting;
 use hornbook::special::Specials;
 use hornbook::split::Pattern;
-use hornbook::train::train;
+use hornbook::train::{Options, train};
 use hornbook::{Rule, Tokenizer};
 use proptest::prelude::*;
 
 fn trained(text: &str, vocab_size: usize, pattern: Pattern) -> Tokenizer {
     let mut counting = Counting::new(pattern.clone(), Specials::default(), 2).unwrap();
     counting.add(&[text], None, &mut ()).unwrap();
-    let (vocab, pairs) = train(&counting.finish(), vocab_size, &mut ()).unwrap();
+    let (vocab, pairs) = train(counting.finish(), &Options::new(vocab_size), &mut ()).unwrap();
     let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
     Tokenizer::new(
         &tokens,
@@ -118,7 +118,7 @@ proptest! {
         let counter = counting.finish();
         let mut all: Vec<(Vec<u8>, u64)> = Vec::new();
         counter.for_each(|w, n| all.push((w.to_vec(), n)));
-        let (vocab, _) = train(&counter, 300, &mut ()).unwrap();
+        let (vocab, _) = train(counter, &Options::new(300), &mut ()).unwrap();
         let tokens: Vec<Vec<u8>> = vocab.iter().map(|(_, token)| token.to_vec()).collect();
         prop_assert_eq!(tokens, train_naively(&all, 300));
     }

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+TIES = ("huggingface", "raw", "largest_content")
 Progress = Callable[[str, int, int | None], Any]
 
 
@@ -74,6 +75,8 @@ class Tokenizer:
         special_tokens: Sequence[str] = (EOT,),
         tie: Literal["huggingface", "raw", "largest_content"] = "huggingface",
         *,
+        min_frequency: int = 0,
+        max_token_length: int | None = None,
         num_threads: int | None = None,
         progress: Progress | None = None,
     ) -> Tokenizer:
@@ -86,18 +89,24 @@ class Tokenizer:
             runs out of pairs there are fewer, and a warning is logged.
         pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex, or None for not at all.
         tie: of pairs that are equally frequent, which goes first. "huggingface": the smaller pair of ids. With it the
-            merges equal those of ``tokenizers.trainers.BpeTrainer`` over the full byte alphabet. The others are
-            not made yet.
+            merges equal those of ``tokenizers.trainers.BpeTrainer`` over the full byte alphabet. "raw": the same,
+            but a byte counts by its value and not by its id, as rustbpe and tiktoken's vocabularies number them.
+            "largest_content": the greater pair of byte strings, as subword-nmt has it.
+        min_frequency: pairs that occur less often are not joined; training ends when no other is left.
+        max_token_length: no merge makes a token of more bytes than this. (Hugging Face's option of this name means
+            one byte less, and never stops a merge of two bytes.)
         num_threads: of the counting; all cores if None. The result is the same for any number.
         progress: called a few times a second with ("count" | "merge", done, total or None); bytes, then merges.
 
         Raises DataError for a missing, empty or broken source, and TokenizerError for options that do not fit.
         """
         specials = special_list(special_tokens)
-        if tie in ("raw", "largest_content"):
-            raise TokenizerError(f'tie={tie!r} is not made yet; use tie="huggingface"')
-        if tie != "huggingface":
-            raise TokenizerError(f"unknown tie {tie!r}{nearest(str(tie), ['huggingface'])}")
+        if tie not in TIES:
+            raise TokenizerError(f"unknown tie {tie!r}{nearest(str(tie), TIES)}")
+        if not isinstance(min_frequency, int) or not 0 <= min_frequency < 1 << 63:
+            raise TokenizerError(f"min_frequency is {min_frequency!r}; it is a number of occurrences, at least 0")
+        if max_token_length is not None and (not isinstance(max_token_length, int) or max_token_length < 1):
+            raise TokenizerError(f"max_token_length is {max_token_length!r}; it is a number of bytes, at least 1, or None")
         least = 256 + len(specials)
         if not isinstance(vocab_size, int) or not least <= vocab_size < 1 << 27:
             raise TokenizerError(
@@ -105,7 +114,10 @@ class Tokenizer:
                 f"integer of at least {least}"
             )
         paths, texts = source_of(source)
-        core = BPE.train(texts, paths, vocab_size, pattern, specials, _threads(num_threads), progress)
+        core = BPE.train(
+            texts, paths, vocab_size, pattern, specials, tie, min_frequency, max_token_length,
+            _threads(num_threads), progress,
+        )  # fmt: skip
         if core.vocab_size < vocab_size:
             log.warning("the text has no more pairs to merge: vocab_size is %d, not %d", core.vocab_size, vocab_size)
         return cls._wrap(core)
