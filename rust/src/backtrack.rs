@@ -12,6 +12,10 @@ use crate::pairs::{NEVER, Pairs};
 /// No token, no shorter one.
 const NONE: u32 = u32::MAX;
 
+/// The bytes of all tokens, of which there are three times as many in the largest vocabularies as beginnings, are
+/// fewer than this. A vocabulary of a few gigantic tokens would take long to prepare.
+const MOST_BYTES: usize = (1 << 21) - 1;
+
 pub struct Backtrack {
     /// All beginnings of tokens: from one and a byte to the longer one. The first 256 are the bytes.
     longer: Pairs,
@@ -35,7 +39,7 @@ impl Backtrack {
         let size = made.iter().map(|entry| entry.0).chain(*merges.byte_ids()).max()? as usize + 1;
         let highest_byte = *merges.byte_ids().iter().max()?;
         let mut all = Backtrack {
-            longer: Pairs::new(size * 16, size * 2),
+            longer: Pairs::new(MOST_BYTES, size * 2),
             token: merges.byte_ids().to_vec(),
             shorter: vec![NONE; size],
             parts: vec![(NONE, NONE); size],
@@ -55,6 +59,9 @@ impl Backtrack {
                 return None;
             }
             let start = bytes.len();
+            if start + left_len + right_len >= MOST_BYTES {
+                return None;
+            }
             for (part, len) in [(left, left_len), (right, right_len)] {
                 let from = starts[part as usize];
                 bytes.extend_from_within(from..from + len);

@@ -7,6 +7,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cut;
+use crate::dropout::Dropout;
 use crate::encode::{Spans, Worker};
 use crate::error::{Error, Result, Watch};
 use crate::special::Specials;
@@ -68,18 +69,25 @@ pub struct Encoder<'a> {
     pub forbidden: Cow<'a, Specials>,
     /// No text gets more ids than this; what comes after them is not even read.
     pub most: usize,
+    pub dropout: Option<Dropout>,
 }
 
 impl<'a> Encoder<'a> {
     pub fn new(tokenizer: &'a Tokenizer, allowed: Choice, forbidden: Choice) -> Result<Self> {
         let all = &tokenizer.specials;
-        Ok(Encoder { tokenizer, allowed: allowed.of(all)?, forbidden: forbidden.of(all)?, most: usize::MAX })
+        Ok(Encoder {
+            tokenizer,
+            allowed: allowed.of(all)?,
+            forbidden: forbidden.of(all)?,
+            most: usize::MAX,
+            dropout: None,
+        })
     }
 
     pub fn one(&self, text: &str, watch: &mut dyn Watch) -> Result<Vec<u32>> {
         refuse(text, &self.forbidden)?;
         let mut ids = Vec::with_capacity((text.len() / 4 + 4).min(self.most));
-        self.tokenizer.with_worker(|worker| self.append(worker, text, &mut ids, watch))?;
+        self.tokenizer.with_worker(|worker| self.append(worker, 0, text, &mut ids, watch))?;
         Ok(ids)
     }
 
@@ -157,7 +165,7 @@ impl<'a> Encoder<'a> {
     fn portions<'t>(&self, texts: &[&'t str]) -> Vec<Portion<'t>> {
         let mut portions = Vec::new();
         let mut room = 0;
-        let cuttable = self.tokenizer.pattern.cuttable() && self.most == usize::MAX;
+        let cuttable = self.tokenizer.pattern.cuttable() && self.most == usize::MAX && self.dropout.is_none();
         for (index, text) in texts.iter().enumerate() {
             let parts = if text.len() > PORTION && cuttable {
                 cut::parts(text, PORTION, &self.allowed)
@@ -194,25 +202,33 @@ impl<'a> Encoder<'a> {
                 refuse(texts[index], &self.forbidden)?;
             }
             let before = ids.len();
-            self.append(worker, part, ids, watch)?;
+            self.append(worker, index, part, ids, watch)?;
             lengths.push((index, ids.len() - before));
         }
         Ok(())
     }
 
-    /// Appends the ids of a text, at most [`Encoder::most`].
+    /// Appends the ids of the text of this number, at most [`Encoder::most`].
     fn append(
         &self,
         worker: &mut Worker,
+        index: usize,
         text: &str,
         ids: &mut Vec<u32>,
         watch: &mut dyn Watch,
     ) -> Result<()> {
         let end = ids.len().saturating_add(self.most);
-        let done = self.tokenizer.encode(text, &self.allowed, worker, watch, |some| {
+        let each = |some: &[u32]| {
             ids.extend_from_slice(some);
             if ids.len() >= end { Err(Error::stopped()) } else { Ok(()) }
-        });
+        };
+        let done = match self.dropout {
+            None => self.tokenizer.encode(text, &self.allowed, worker, watch, each),
+            Some(dropout) => {
+                let mut chance = dropout.of_text(index);
+                self.tokenizer.encode_with_dropout(text, &self.allowed, worker, &mut chance, watch, each)
+            }
+        };
         if ids.len() >= end {
             ids.truncate(end);
             return Ok(());

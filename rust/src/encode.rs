@@ -22,6 +22,13 @@ pub struct Worker {
     batch: Box<Batch>,
 }
 
+impl Worker {
+    /// The splitter and working memory.
+    pub(crate) fn tools(&mut self) -> (&Splitter, &mut Scratch) {
+        (&self.splitter, &mut self.scratch)
+    }
+}
+
 /// Of each id, the range of bytes that it stands for.
 pub type Spans = Vec<(usize, usize)>;
 

@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod cache;
 pub mod count;
 pub mod cut;
+pub mod dropout;
 pub mod encode;
 pub mod error;
 pub mod merge;

@@ -127,6 +127,7 @@ struct Heap {
     next: Vec<u32>,
     previous: Vec<u32>,
     queue: BinaryHeap<Reverse<u64>>,
+    waiting: Vec<Reverse<u64>>,
 }
 
 /// No position: the end of the list, and the id of a symbol that was joined to its left neighbour.
@@ -193,7 +194,7 @@ impl Merges {
         if piece.len() <= SHORT {
             self.apply_group(&[piece], scratch, |_, ids| out.extend_from_slice(ids));
         } else {
-            self.apply_long(piece, scratch, out);
+            self.apply_long(piece, scratch, || true, out);
         }
     }
 
@@ -226,10 +227,20 @@ impl Merges {
         }
     }
 
-    /// n log n.
-    fn apply_long(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    /// n log n. Before a pair is joined, `keep` is asked; if it says no, the pair has to wait until another was joined.
+    pub fn apply_long(
+        &self,
+        piece: &[u8],
+        scratch: &mut Scratch,
+        mut keep: impl FnMut() -> bool,
+        out: &mut Vec<u32>,
+    ) {
+        if piece.is_empty() {
+            return;
+        }
         let n = piece.len() as u32;
-        let Heap { ids, next, previous, queue } = &mut scratch.heap;
+        let Heap { ids, next, previous, queue, waiting } = &mut scratch.heap;
+        waiting.clear();
         ids.clear();
         ids.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
         next.clear();
@@ -259,6 +270,11 @@ impl Merges {
             if self.rank(left, ids[after as usize]) != rank {
                 continue;
             }
+            if !keep() {
+                waiting.push(Reverse(found));
+                continue;
+            }
+            queue.extend(waiting.drain(..));
             let id = self.id(rank);
             ids[at as usize] = id;
             ids[after as usize] = NONE;
@@ -347,7 +363,7 @@ mod tests {
             let group: Vec<&[u8]> = group.iter().map(Vec::as_slice).collect();
             let mut long: Vec<Vec<u32>> = vec![Vec::new(); group.len()];
             for (piece, ids) in group.iter().zip(&mut long).filter(|(piece, _)| !piece.is_empty()) {
-                merges.apply_long(piece, &mut scratch, ids);
+                merges.apply_long(piece, &mut scratch, || true, ids);
             }
             merges.apply_group(&group, &mut scratch, |index, ids| assert_eq!(long[index], ids, "{group:?}"));
         }

@@ -17,6 +17,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyString};
 
 use crate::batch::{Choice, Encoded, Encoder};
 use crate::count::Counting;
+use crate::dropout::Dropout;
 use crate::encode::Spans;
 use crate::error::Error;
 use crate::source::count_file;
@@ -75,20 +76,8 @@ impl Bpe {
         Ok(PyList::new(py, ids.iter().map(|&id| &ints[id as usize]))?.unbind())
     }
 
-    /// The ids of one text, at most `most`.
-    fn encode_one(
-        &self,
-        py: Python<'_>,
-        text: &str,
-        allowed: Option<Wanted>,
-        forbidden: Option<Wanted>,
-        most: usize,
-    ) -> PyResult<Vec<u32>> {
-        heavy(py, text.len(), |watch| {
-            let mut encoder = Encoder::new(&self.inner, choice(allowed), choice(forbidden))?;
-            encoder.most = most;
-            encoder.one(text, watch)
-        })
+    fn encode_one(&self, py: Python<'_>, text: &str, choices: Choices) -> PyResult<Vec<u32>> {
+        heavy(py, text.len(), |watch| choices.encoder(&self.inner)?.one(text, watch))
     }
 
     /// Gives the ids of many texts to `each`, with the interpreter lock held, portion after portion.
@@ -97,16 +86,14 @@ impl Bpe {
         py: Python<'_>,
         texts: &[PyBackedStr],
         choices: Choices,
+        threads: usize,
         mut each: impl FnMut(Python<'_>, &Encoded) -> PyResult<()> + Send,
     ) -> PyResult<()> {
         let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
         let size = texts.iter().map(|text| text.len()).sum();
         let mut raised = None;
         let done = heavy(py, size, |watch| {
-            let (allowed, forbidden) = (choice(choices.allowed), choice(choices.forbidden));
-            let mut encoder = Encoder::new(&self.inner, allowed, forbidden)?;
-            encoder.most = choices.most;
-            encoder.many(&texts, choices.threads, watch, |encoded| {
+            choices.encoder(&self.inner)?.many(&texts, threads, watch, |encoded| {
                 Python::attach(|py| each(py, encoded)).map_err(|error| {
                     raised = Some(error);
                     Error::stopped()
@@ -152,11 +139,12 @@ impl Bpe {
         py: Python<'py>,
         texts: &[PyBackedStr],
         choices: Choices,
+        threads: usize,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyByteArray>)> {
         let size: usize = texts.iter().map(|text| text.len()).sum();
         let mut ids = Growing::<T>::with_capacity(size / 3 + 16);
         let mut ends = vec![0i64; texts.len() + 1];
-        self.encode_many(py, texts, choices, |_, encoded| {
+        self.encode_many(py, texts, choices, threads, |_, encoded| {
             encoded.lengths.iter().for_each(|&(text, length)| ends[text + 1] += length as i64);
             ids.push(&encoded.ids)
         })?;
@@ -177,12 +165,29 @@ fn not_an_id(py: Python<'_>, error: PyErr) -> PyErr {
     raise(py, Error::tokenizer("an id is outside 64 bits; ids are small non-negative integers"))
 }
 
-/// The options of a call for many texts.
+/// The options of encoding: which special tokens count and which may not be there, how many ids a text gets at most,
+/// and BPE-dropout with its seed.
+#[derive(Default, FromPyObject)]
 struct Choices {
+    #[pyo3(item(0))]
     allowed: Option<Wanted>,
+    #[pyo3(item(1))]
     forbidden: Option<Wanted>,
-    most: usize,
-    threads: usize,
+    #[pyo3(item(2))]
+    most: Option<usize>,
+    #[pyo3(item(3))]
+    dropout: f64,
+    #[pyo3(item(4))]
+    seed: u64,
+}
+
+impl Choices {
+    fn encoder(self, tokenizer: &Tokenizer) -> Result<Encoder<'_>, Error> {
+        let mut encoder = Encoder::new(tokenizer, choice(self.allowed), choice(self.forbidden))?;
+        encoder.most = self.most.unwrap_or(usize::MAX);
+        encoder.dropout = Dropout::new(self.dropout, self.seed)?;
+        Ok(encoder)
+    }
 }
 
 #[pymethods]
@@ -282,30 +287,28 @@ impl Bpe {
         PyBytes::new(py, &py.detach(|| self.inner.to_state()))
     }
 
-    #[pyo3(signature = (text, allowed, forbidden, most))]
-    fn encode(
-        &self,
-        py: Python<'_>,
-        text: &str,
-        allowed: Option<Wanted>,
-        forbidden: Option<Wanted>,
-        most: usize,
-    ) -> PyResult<Py<PyList>> {
-        self.list(py, &self.encode_one(py, text, allowed, forbidden, most)?)
+    /// The ids of a text in which no special token may be.
+    #[pyo3(signature = (text))]
+    fn encode_plain(&self, py: Python<'_>, text: &str) -> PyResult<Py<PyList>> {
+        let choices = Choices { forbidden: Some(Wanted::All(true)), ..Choices::default() };
+        self.list(py, &self.encode_one(py, text, choices)?)
+    }
+
+    #[pyo3(signature = (text, choices))]
+    fn encode(&self, py: Python<'_>, text: &str, choices: Choices) -> PyResult<Py<PyList>> {
+        self.list(py, &self.encode_one(py, text, choices)?)
     }
 
     /// The ids as native uint32 (`wide`) or uint16, for `numpy.frombuffer`.
-    #[pyo3(signature = (text, allowed, forbidden, most, wide))]
+    #[pyo3(signature = (text, choices, wide))]
     fn encode_array<'py>(
         &self,
         py: Python<'py>,
         text: &str,
-        allowed: Option<Wanted>,
-        forbidden: Option<Wanted>,
-        most: usize,
+        choices: Choices,
         wide: bool,
     ) -> PyResult<Bound<'py, PyByteArray>> {
-        let ids = self.encode_one(py, text, allowed, forbidden, most)?;
+        let ids = self.encode_one(py, text, choices)?;
         if wide {
             return Ok(PyByteArray::new(py, bytemuck::cast_slice(&ids)));
         }
@@ -313,57 +316,48 @@ impl Bpe {
         Ok(PyByteArray::new(py, bytemuck::cast_slice(&ids)))
     }
 
-    #[pyo3(signature = (texts, allowed, forbidden, most, threads))]
+    #[pyo3(signature = (texts, choices, threads))]
     fn encode_batch(
         &self,
         py: Python<'_>,
         texts: Vec<PyBackedStr>,
-        allowed: Option<Wanted>,
-        forbidden: Option<Wanted>,
-        most: usize,
+        choices: Choices,
         threads: usize,
     ) -> PyResult<Vec<Py<PyList>>> {
         let make = |py: Python<'_>, ids: &[u32]| self.list(py, ids);
         let mut lists = Lists::new(texts.len(), &make);
-        let choices = Choices { allowed, forbidden, most, threads };
-        self.encode_many(py, &texts, choices, |py, encoded| lists.push(py, encoded))?;
+        self.encode_many(py, &texts, choices, threads, |py, encoded| lists.push(py, encoded))?;
         lists.finish(py)
     }
 
     /// All ids in one array, and where those of each text begin and end, int64.
-    #[pyo3(signature = (texts, allowed, forbidden, most, threads, wide))]
-    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (texts, choices, threads, wide))]
     fn encode_batch_array<'py>(
         &self,
         py: Python<'py>,
         texts: Vec<PyBackedStr>,
-        allowed: Option<Wanted>,
-        forbidden: Option<Wanted>,
-        most: usize,
+        choices: Choices,
         threads: usize,
         wide: bool,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyByteArray>)> {
-        let choices = Choices { allowed, forbidden, most, threads };
         if wide {
-            self.many_to_array::<u32>(py, &texts, choices)
+            self.many_to_array::<u32>(py, &texts, choices, threads)
         } else {
-            self.many_to_array::<u16>(py, &texts, choices)
+            self.many_to_array::<u16>(py, &texts, choices, threads)
         }
     }
 
     /// How many ids each text has.
-    #[pyo3(signature = (texts, allowed, forbidden, threads))]
+    #[pyo3(signature = (texts, choices, threads))]
     fn count(
         &self,
         py: Python<'_>,
         texts: Vec<PyBackedStr>,
-        allowed: Option<Wanted>,
-        forbidden: Option<Wanted>,
+        choices: Choices,
         threads: usize,
     ) -> PyResult<Vec<usize>> {
         let mut counts = vec![0; texts.len()];
-        let choices = Choices { allowed, forbidden, most: usize::MAX, threads };
-        self.encode_many(py, &texts, choices, |_, encoded| {
+        self.encode_many(py, &texts, choices, threads, |_, encoded| {
             encoded.lengths.iter().for_each(|&(text, length)| counts[text] += length);
             Ok(())
         })?;
@@ -492,7 +486,8 @@ impl Stream {
                 return Ok(Vec::new());
             };
             let (allowed, forbidden) = (Cow::Borrowed(&self.allowed), Cow::Borrowed(&self.forbidden));
-            Encoder { tokenizer: &self.inner, allowed, forbidden, most: usize::MAX }.one(&text, watch)
+            Encoder { tokenizer: &self.inner, allowed, forbidden, most: usize::MAX, dropout: None }
+                .one(&text, watch)
         })?;
         PyList::new(py, ids)
     }

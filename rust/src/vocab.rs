@@ -16,6 +16,10 @@ pub struct Vocab {
     /// Of each token, its bytes if there are at most 15, and at the end their number, 16 for more and 0 for a hole.
     padded: Vec<[u8; 16]>,
     hasher: DefaultHashBuilder,
+    /// How many tokens were promised.
+    promised: usize,
+    /// How many came.
+    came: usize,
 }
 
 impl Vocab {
@@ -44,6 +48,7 @@ impl Vocab {
 
     /// Makes room for so many tokens.
     pub fn reserve(&mut self, tokens: usize) {
+        self.promised = tokens;
         self.span.reserve(tokens);
         self.bytes.reserve(tokens * 8);
         if self.by_bytes.is_empty() {
@@ -80,8 +85,12 @@ impl Vocab {
             return Err(Error::tokenizer(format!("two tokens have the id {id}; ids must be unique")));
         }
         // A wild id would otherwise cost memory for all the holes below it.
-        if id > 1 << 27 {
-            return Err(Error::tokenizer(format!("the token id {id} is too high: at most {}", 1 << 27)));
+        self.came += 1;
+        let highest = (self.promised.max(self.came) * 16).max(1 << 20);
+        if id as usize > highest {
+            return Err(Error::tokenizer(format!(
+                "the token id {id} is too high: at most {highest} in a vocabulary of so few tokens"
+            )));
         }
         let start =
             u32::try_from(self.bytes.len()).map_err(|_| Error::tokenizer("more than 4 GB of tokens"))?;

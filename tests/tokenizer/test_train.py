@@ -151,7 +151,6 @@ def test_bad_sources_are_clear_errors(tmp_path):
     [
         ({"vocab_size": 256}, "at least 257"),
         ({"vocab_size": "300"}, "vocab_size"),
-        ({"tie": "raw"}, "not made yet"),
         ({"tie": "hugginface"}, "did you mean"),
         ({"pattern": "(unclosed"}, "not a regex"),
         ({"special_tokens": "<|x|>"}, "sequence"),

@@ -18,6 +18,7 @@ Source = str | os.PathLike[str] | Iterable[str] | Sequence[os.PathLike[str]]  # 
 Allowed = Literal["all"] | AbstractSet[str]
 Disallowed = Literal["all"] | Collection[str]
 Choice = bool | list[str] | None  # of special tokens, for the core: all, none, or these
+Choices = tuple[Choice, Choice, int | None, float, int]  # and: ids at most, dropout, seed
 EOT = "<|endoftext|>"
 
 
@@ -85,7 +86,9 @@ def id_dtype(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
 
 
 def plain_ids(ids: Ids) -> Sequence[int] | np.ndarray:
-    """``ids`` as a sequence of int, or as an array of integers that lie side by side. Raises TokenizerError for other shapes and types."""
+    """``ids`` as a sequence of int, or as an array of integers that lie side by side.
+
+    Raises TokenizerError for other shapes and types."""
     if isinstance(ids, (list, tuple)):
         return ids
     if hasattr(ids, "detach"):  # a torch tensor, without importing torch

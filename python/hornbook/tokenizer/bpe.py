@@ -18,6 +18,7 @@ from .base import (
     EOT,
     Allowed,
     Choice,
+    Choices,
     Disallowed,
     Ids,
     Source,
@@ -106,7 +107,9 @@ class Tokenizer:
         if not isinstance(min_frequency, int) or not 0 <= min_frequency < 1 << 63:
             raise TokenizerError(f"min_frequency is {min_frequency!r}; it is a number of occurrences, at least 0")
         if max_token_length is not None and (not isinstance(max_token_length, int) or max_token_length < 1):
-            raise TokenizerError(f"max_token_length is {max_token_length!r}; it is a number of bytes, at least 1, or None")
+            raise TokenizerError(
+                f"max_token_length is {max_token_length!r}; it is a number of bytes, at least 1, or None"
+            )
         least = 256 + len(specials)
         if not isinstance(vocab_size, int) or not least <= vocab_size < 1 << 27:
             raise TokenizerError(
@@ -178,6 +181,8 @@ class Tokenizer:
         allowed_special: Allowed = frozenset(),
         disallowed_special: Disallowed = "all",
         max_tokens: int | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> list[int]:
         """The ids of ``text``. Special tokens mean what they mean in tiktoken:
 
@@ -186,19 +191,23 @@ class Tokenizer:
         text from strangers cannot smuggle in a special token, and nothing is silently misread. Where one special
         token begins another, the longest counts. Lone surrogates are encoded as U+FFFD.
 
-        With ``max_tokens`` only the first so many ids are made, and the text behind them is not read.
+        max_tokens: only the first so many ids are made, and the text behind them is not read.
+        dropout: BPE-dropout (arXiv:1910.13267) for training: each time before two tokens are joined, every pair that
+            could be is left out with this probability. 0 leaves out nothing, 1 leaves single bytes.
+        seed: of the dropout; the same seed gives the same ids.
         """
-        if not allowed_special and disallowed_special == "all" and max_tokens is None:
-            # Half the time of a short call goes into reading its options.
+        if not allowed_special and disallowed_special == "all" and max_tokens is None and not dropout:
+            # A third of the time of a short call would go into its options.
             try:
-                return self._core.encode(text, None, True, _NO_LIMIT)
+                return self._core.encode_plain(text)
             except (TypeError, UnicodeEncodeError):
                 pass  # said clearly, or mended, below
-        return self._run(self._core.encode, text, *self._choose(allowed_special, disallowed_special), _most(max_tokens))
+        choices = self._choices(allowed_special, disallowed_special, max_tokens, dropout, seed)
+        return self._run(self._core.encode, text, choices)
 
     def encode_ordinary(self, text: str) -> list[int]:
         """The ids of ``text``, special tokens and all read as ordinary text."""
-        return self._run(self._core.encode, text, None, None, _NO_LIMIT)
+        return self._run(self._core.encode, text, (None, None, None, 0.0, 0))
 
     def encode_to_numpy(
         self,
@@ -207,11 +216,13 @@ class Tokenizer:
         allowed_special: Allowed = frozenset(),
         disallowed_special: Disallowed = "all",
         max_tokens: int | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> np.ndarray:
         """`encode` into an array (n,): uint16 where vocab_size is at most 65,536, else uint32."""
         dtype = id_dtype(self.vocab_size)
-        choices = self._choose(allowed_special, disallowed_special)
-        ids = self._run(self._core.encode_array, text, *choices, _most(max_tokens), dtype is np.uint32)
+        choices = self._choices(allowed_special, disallowed_special, max_tokens, dropout, seed)
+        ids = self._run(self._core.encode_array, text, choices, dtype is np.uint32)
         return np.frombuffer(ids, dtype)
 
     def encode_batch(
@@ -222,10 +233,12 @@ class Tokenizer:
         allowed_special: Allowed = frozenset(),
         disallowed_special: Disallowed = "all",
         max_tokens: int | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> list[list[int]]:
         """`encode` for many texts at once, on ``num_threads`` threads (all cores if None)."""
-        choices = self._choose(allowed_special, disallowed_special)
-        return self._run(self._core.encode_batch, _list(texts), *choices, _most(max_tokens), _threads(num_threads))
+        choices = self._choices(allowed_special, disallowed_special, max_tokens, dropout, seed)
+        return self._run(self._core.encode_batch, _list(texts), choices, _threads(num_threads))
 
     def encode_batch_to_numpy(
         self,
@@ -235,20 +248,17 @@ class Tokenizer:
         allowed_special: Allowed = frozenset(),
         disallowed_special: Disallowed = "all",
         max_tokens: int | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """All ids in one array (n,), and int64 offsets (len(texts) + 1,).
 
         The ids of text i are ``ids[offsets[i]:offsets[i + 1]]``.
         """
         dtype = id_dtype(self.vocab_size)
-        choices = self._choose(allowed_special, disallowed_special)
+        choices = self._choices(allowed_special, disallowed_special, max_tokens, dropout, seed)
         ids, offsets = self._run(
-            self._core.encode_batch_array,
-            _list(texts),
-            *choices,
-            _most(max_tokens),
-            _threads(num_threads),
-            dtype is np.uint32,
+            self._core.encode_batch_array, _list(texts), choices, _threads(num_threads), dtype is np.uint32
         )
         return np.frombuffer(ids, dtype), np.frombuffer(offsets, np.int64)
 
@@ -305,8 +315,8 @@ class Tokenizer:
         disallowed_special: Disallowed = "all",
     ) -> list[int]:
         """`count_tokens` for many texts at once, on ``num_threads`` threads (all cores if None)."""
-        choices = self._choose(allowed_special, disallowed_special)
-        return self._run(self._core.count, _list(texts), *choices, _threads(num_threads))
+        choices = self._choices(allowed_special, disallowed_special)
+        return self._run(self._core.count, _list(texts), choices, _threads(num_threads))
 
     def encode_iterable(
         self,
@@ -499,6 +509,23 @@ class Tokenizer:
             return None, True
         return allow, None if allow is True else [t for t in self._specials if t not in allowed] or None
 
+    def _choices(
+        self,
+        allowed: Allowed,
+        disallowed: Disallowed,
+        max_tokens: int | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> Choices:
+        """The options of encoding as the core wants them."""
+        if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 0):
+            raise TokenizerError(f"max_tokens is {max_tokens!r}; it is a number of at least 0, or None for no limit")
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+            raise TokenizerError(f"dropout is {dropout!r}; it is a probability, from 0 to 1")
+        if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+            raise TokenizerError(f"seed is {seed!r}; it is an integer from 0 to 2**64 - 1")
+        return (*self._choose(allowed, disallowed), max_tokens, float(dropout), seed)
+
     @staticmethod
     def _run(call: Callable[..., T], text: Any, *rest: Any) -> T:
         """Calls the core; text with lone surrogates, which are not UTF-8, is cleaned and tried again."""
@@ -524,18 +551,6 @@ def _threads(wanted: int | None) -> int:
     if not isinstance(wanted, int) or not 1 <= wanted <= 4096:
         raise TokenizerError(f"num_threads is {wanted!r}; give a number from 1 to 4096, or None for all cores")
     return wanted
-
-
-_NO_LIMIT = 2**63 - 1
-
-
-def _most(max_tokens: int | None) -> int:
-    """How many ids at most."""
-    if max_tokens is None:
-        return _NO_LIMIT
-    if not isinstance(max_tokens, int) or max_tokens < 0:
-        raise TokenizerError(f"max_tokens is {max_tokens!r}; it is a number of at least 0, or None for no limit")
-    return max_tokens
 
 
 def _list(texts: Iterable[str]) -> list[str]:
