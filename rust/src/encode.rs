@@ -195,7 +195,7 @@ impl Tokenizer {
             finder.find(bytes, spans, batch);
             each(batch, spans)?;
             batches += 1;
-            if batches % BATCHES_PER_TICK == 0 {
+            if batches.is_multiple_of(BATCHES_PER_TICK) {
                 watch.tick("encode", spans[0].0 as u64, Some(text.len() as u64))?;
             }
             Ok(())

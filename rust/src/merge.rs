@@ -92,7 +92,7 @@ impl Symbols {
         self.alive ^= 1 << gone;
         self.ranks[gone] = NEVER;
         self.next = (behind & behind.wrapping_sub(1)).trailing_zeros() as usize & 63;
-        self.before = 63 - (self.alive & !(u64::MAX << at)).leading_zeros() as usize & 63;
+        self.before = (63 - (self.alive & !(u64::MAX << at)).leading_zeros() as usize) & 63;
         self.at = at;
         merges.of_tokens.prefetch(id, self.ids[self.next]);
         merges.of_tokens.prefetch(self.ids[self.before], id);

@@ -27,7 +27,7 @@ use crate::stream::Pending;
 use crate::tokenizer::{Rule, Tokenizer};
 use crate::train::{Options, Tie};
 use crate::vocab::Vocab;
-use output::{Growing, Lists, Number};
+use output::{Growing, Lists, Number, list_of};
 use watch::{PyWatch, SHORT, heavy, raise};
 
 /// How much text is taken from an iterable before it is counted, for each thread.
@@ -73,7 +73,7 @@ impl Bpe {
         let int = |id: u32| Ok(id.into_pyobject(py)?.unbind());
         let make = || (0..self.inner.vocab.len() as u32).map(int).collect::<PyResult<Vec<_>>>();
         let ints = self.ints.get_or_try_init(py, make)?;
-        Ok(PyList::new(py, ids.iter().map(|&id| &ints[id as usize]))?.unbind())
+        list_of(py, ids, ints)
     }
 
     fn encode_one(&self, py: Python<'_>, text: &str, choices: Choices) -> PyResult<Vec<u32>> {
@@ -402,13 +402,10 @@ impl Bpe {
         errors: &str,
     ) -> PyResult<Bound<'py, PyString>> {
         let bytes = self.decoded(py, ids)?;
-        match str::from_utf8(&bytes) {
-            Ok(text) => Ok(PyString::new(py, text)),
-            Err(_) => {
-                let text = PyBytes::new(py, &bytes).call_method1("decode", ("utf-8", errors))?;
-                Ok(text.cast_into()?)
-            }
-        }
+        PyString::from_bytes(py, &bytes).or_else(|_| {
+            let text = PyBytes::new(py, &bytes).call_method1("decode", ("utf-8", errors))?;
+            Ok(text.cast_into()?)
+        })
     }
 
     /// All tokens with their ids, special ones too.

@@ -202,7 +202,7 @@ impl Trainer {
                 let count = self.counts[piece as usize];
                 self.change(Change { left, right, count, place: place as u32 });
             }
-            if place % (1 << 22) == 0 {
+            if place.is_multiple_of(1 << 22) {
                 watch.tick("merge", 0, None)?;
             }
         }

@@ -99,7 +99,7 @@ def plain_ids(ids: Ids) -> Sequence[int] | np.ndarray:
                 f"ids have shape {ids.shape} and type {ids.dtype}; expected one dimension of integers. "
                 "For several sequences use decode_batch"
             )
-        if ids.dtype in (np.int64, np.uint32, np.uint16, np.int32) and ids.dtype.isnative:
+        if ids.dtype in (np.int64, np.uint32, np.uint16, np.int32):  # in the byte order of this machine
             return np.ascontiguousarray(ids)  # what the core reads as it is
         return np.ascontiguousarray(ids, dtype=np.int64)
     if isinstance(ids, int):
