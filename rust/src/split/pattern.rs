@@ -135,6 +135,7 @@ fn relative_of_cl100k(regex: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::split::window::Level;
 
     /// Texts that visit the corners of every alternative.
     fn odd_texts() -> Vec<String> {
@@ -225,12 +226,17 @@ mod tests {
         let mut texts = odd_texts();
         texts.extend(long_texts());
         for (index, pattern) in patterns.iter().enumerate() {
-            let scanner = pattern.splitter().unwrap();
-            assert!(matches!(scanner, Splitter::Scan(_)));
+            let Splitter::Scan(scan) = pattern.splitter().unwrap() else {
+                panic!("{pattern:?} has no scanner")
+            };
             let regex = compile(pattern.regex().unwrap()).unwrap();
             let step = if index < 3 { 1 } else { 20 };
             for text in texts.iter().step_by(step) {
-                assert_eq!(pieces(&scanner, text), pieces(&regex, text), "{pattern:?} on {text:?}");
+                let expected = pieces(&regex, text);
+                for level in Level::all() {
+                    let scanner = Splitter::Scan(scan.with_level(level));
+                    assert_eq!(pieces(&scanner, text), expected, "{level:?}, {pattern:?} on {text:?}");
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Each is its regex read by a person: the alternatives in order, with every run of characters read once, so
 //! that no text is slow. A regex engine backtracks over long white space, and gives up at a million characters.
 
+use super::window::Level;
 use crate::unicode::{HEAD, LETTER, MARK, NEWLINE, NUMBER, SPACE, TAIL, Table, table};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub struct Scan {
     family: Family,
     /// How many digits a piece holds at most.
     digits: usize,
+    level: Level,
     table: &'static Table,
 }
 
@@ -29,7 +31,12 @@ const NOT_OTHER: u8 = LETTER | NUMBER | SPACE;
 
 impl Scan {
     pub fn new(family: Family, digits: usize) -> Self {
-        Scan { family, digits, table: table() }
+        Scan { family, digits, level: Level::best(), table: table() }
+    }
+
+    /// The same with other instructions, so that tests can compare all that this processor has.
+    pub fn with_level(self, level: Level) -> Self {
+        Scan { level, ..self }
     }
 
     pub fn family(&self) -> Family {
@@ -38,6 +45,10 @@ impl Scan {
 
     pub fn digits(&self) -> usize {
         self.digits
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
     }
 
     /// Where the piece ends that begins at `start`, which must be below `text.len()`.

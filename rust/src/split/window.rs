@@ -9,6 +9,9 @@
 
 use super::scan::{Family, Scan, contraction};
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 /// How many bytes a window holds.
 pub const WINDOW: usize = 64;
 
@@ -70,116 +73,71 @@ impl Classify for Portable {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::{Classes, Classify, Family, Scan, Span, WINDOW, fill_with};
-    use std::arch::x86_64::*;
+/// Which instructions read the windows. A value exists only for those that this processor has: [`fill`] relies on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level(Instructions);
 
-    pub struct Avx2;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Instructions {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
 
-    impl Classify for Avx2 {
-        #[inline(always)]
-        fn classify(window: &[u8; WINDOW]) -> Classes {
-            // SAFETY: reads the two halves of 64 bytes, from any address; the processor has AVX2, as `fill_avx2`, which
-            // this is a part of, is called only then.
-            unsafe {
-                let low = half(_mm256_loadu_si256(window.as_ptr().cast()));
-                let high = half(_mm256_loadu_si256(window.as_ptr().add(32).cast()));
-                let [letter, upper, digit, space, newline, blank, quote, high] =
-                    std::array::from_fn(|i| u64::from(low[i]) | u64::from(high[i]) << 32);
-                Classes { letter, upper, digit, space, newline, blank, quote, high }
+impl Instructions {
+    fn are_here(&self) -> bool {
+        // What `fill_avx2` and `fill_avx512` are compiled for, no less.
+        #[cfg(target_arch = "x86_64")]
+        let counts_bits = || {
+            is_x86_feature_detected!("bmi1")
+                && is_x86_feature_detected!("bmi2")
+                && is_x86_feature_detected!("lzcnt")
+                && is_x86_feature_detected!("popcnt")
+        };
+        match self {
+            Instructions::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => counts_bits() && is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => {
+                counts_bits() && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
             }
         }
     }
+}
 
-    /// The classes of 32 bytes, in the order of the fields of [`Classes`].
-    ///
-    /// # Safety
-    /// The processor must have AVX2.
-    #[inline(always)]
-    unsafe fn half(x: __m256i) -> [u32; 8] {
-        // SAFETY: that is the caller's.
-        unsafe {
-            // At most `count` above `first`, where subtraction wraps around.
-            let within = |x: __m256i, first: u8, count: i8| {
-                let above = _mm256_sub_epi8(x, _mm256_set1_epi8(first as i8));
-                _mm256_cmpeq_epi8(_mm256_min_epu8(above, _mm256_set1_epi8(count)), above)
-            };
-            let is = |byte: u8| _mm256_cmpeq_epi8(x, _mm256_set1_epi8(byte as i8));
-            let mask = |found: __m256i| _mm256_movemask_epi8(found) as u32;
-            let blank = is(b' ');
-            [
-                mask(within(_mm256_or_si256(x, _mm256_set1_epi8(0x20)), b'a', 25)),
-                mask(within(x, b'A', 25)),
-                mask(within(x, b'0', 9)),
-                mask(_mm256_or_si256(within(x, b'\t', 4), blank)),
-                mask(_mm256_or_si256(is(b'\n'), is(b'\r'))),
-                mask(blank),
-                mask(is(b'\'')),
-                mask(x),
-            ]
-        }
+impl Level {
+    /// Those of this processor, the fastest last.
+    pub fn all() -> impl Iterator<Item = Level> {
+        let known = [
+            Instructions::Portable,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512,
+        ];
+        known.into_iter().filter(Instructions::are_here).map(Level)
     }
 
-    pub struct Avx512;
-
-    impl Classify for Avx512 {
-        #[inline(always)]
-        fn classify(window: &[u8; WINDOW]) -> Classes {
-            // SAFETY: reads 64 bytes, from any address; the processor has AVX-512 BW, as `fill_avx512`, which this is a
-            // part of, is called only then.
-            unsafe {
-                let x = _mm512_loadu_si512(window.as_ptr().cast());
-                let within = |x: __m512i, first: u8, count: i8| {
-                    let above = _mm512_sub_epi8(x, _mm512_set1_epi8(first as i8));
-                    _mm512_cmple_epu8_mask(above, _mm512_set1_epi8(count))
-                };
-                let is = |byte: u8| _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(byte as i8));
-                let blank = is(b' ');
-                Classes {
-                    letter: within(_mm512_or_si512(x, _mm512_set1_epi8(0x20)), b'a', 25),
-                    upper: within(x, b'A', 25),
-                    digit: within(x, b'0', 9),
-                    space: within(x, b'\t', 4) | blank,
-                    newline: is(b'\n') | is(b'\r'),
-                    blank,
-                    quote: is(b'\''),
-                    high: _mm512_movepi8_mask(x),
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    pub fn fill_avx2(scan: &Scan, family: Family, text: &str, start: usize, spans: &mut [Span]) -> usize {
-        fill_with::<Avx2>(scan, family, text, start, spans)
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,bmi1,bmi2,lzcnt,popcnt")]
-    pub fn fill_avx512(scan: &Scan, family: Family, text: &str, start: usize, spans: &mut [Span]) -> usize {
-        fill_with::<Avx512>(scan, family, text, start, spans)
+    pub fn best() -> Level {
+        Level::all().last().unwrap_or(Level(Instructions::Portable))
     }
 }
 
 /// Writes the pieces of `text` from byte `start` on into `spans`, which has room for at least [`WINDOW`], and returns
 /// how many: as many as fit, all if some room is left.
 pub fn fill(scan: &Scan, family: Family, text: &str, start: usize, spans: &mut [Span]) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let counts_bits = is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("lzcnt")
-            && is_x86_feature_detected!("popcnt");
-        if counts_bits && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the processor has all features of `fill_avx512`.
-            return unsafe { x86::fill_avx512(scan, family, text, start, spans) };
-        }
-        if counts_bits && is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has all features of `fill_avx2`.
-            return unsafe { x86::fill_avx2(scan, family, text, start, spans) };
-        }
+    match scan.level().0 {
+        Instructions::Portable => fill_with::<Portable>(scan, family, text, start, spans),
+        // SAFETY: the processor has all features of `fill_avx2`, or there would be no such level.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => unsafe { x86::fill_avx2(scan, family, text, start, spans) },
+        // SAFETY: the processor has all features of `fill_avx512`, or there would be no such level.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => unsafe { x86::fill_avx512(scan, family, text, start, spans) },
     }
-    fill_with::<Portable>(scan, family, text, start, spans)
 }
 
 #[inline(always)]
