@@ -38,7 +38,7 @@ pub fn parts<'a>(text: &'a str, size: usize, specials: &Specials) -> Vec<&'a str
     while text.len() - start > size {
         let mut to = (from + size).min(text.len());
         while !text.is_char_boundary(to) {
-            to -= 1;
+            to += 1; // not down, where `from` may be
         }
         match last_cut(text, from, to, specials) {
             Some(place) => {

@@ -20,16 +20,27 @@ pub fn count_file(
     total: Option<u64>,
     watch: &mut dyn Watch,
 ) -> Result<()> {
-    let unreadable = |error: std::io::Error| Error::data(format!("cannot read {}: {error}", path.display()));
-    let mut file = File::open(path).map_err(unreadable)?;
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    count_from(file, path, WINDOW * threads.max(1), counting, total, watch)
+}
+
+/// The same for anything that can be read; `path` is for errors, and `window` how many bytes are read at a time.
+pub fn count_from(
+    mut file: impl Read,
+    path: &Path,
+    window: usize,
+    counting: &mut Counting,
+    total: Option<u64>,
+    watch: &mut dyn Watch,
+) -> Result<()> {
     let cuttable = counting.pattern().cuttable();
-    let window = WINDOW * threads.max(1);
     let mut buffer: Vec<u8> = Vec::new();
     let mut searched = 0; // no place to cut in the first so many bytes of the buffer
     let mut offset = 0u64; // where the buffer begins in the file
     loop {
         let wanted = if cuttable { window as u64 } else { u64::MAX };
-        let read = (&mut file).take(wanted).read_to_end(&mut buffer).map_err(unreadable)?;
+        let read = (&mut file).take(wanted).read_to_end(&mut buffer);
+        let read = read.map_err(|error| unreadable(path, &error))?;
         let at_end = (read as u64) < wanted;
         let text =
             valid_prefix(&buffer, at_end).map_err(|at| not_utf8(path, offset + at as u64, buffer[at]))?;
@@ -67,6 +78,10 @@ fn valid_prefix(buffer: &[u8], at_end: bool) -> std::result::Result<&str, usize>
         }
         Err(error) => Err(error.valid_up_to()),
     }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    Error::data(format!("cannot read {}: {error}", path.display()))
 }
 
 fn not_utf8(path: &Path, offset: u64, byte: u8) -> Error {

@@ -1,0 +1,178 @@
+//! Targets that read what others wrote: a saved state, a file of text, a pattern, special tokens.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use hornbook::count::{Counter, Counting};
+use hornbook::error::Kind;
+use hornbook::source::count_from;
+use hornbook::special::Specials;
+use hornbook::split::{Pattern, Span};
+use hornbook::{Rule, Tokenizer, cut};
+
+use super::input::Input;
+use super::naive;
+use super::texts::cutters;
+
+/// Any bytes are the state of a tokenizer that works, or an error.
+pub fn state(data: &[u8]) {
+    let Ok(tokenizer) = Tokenizer::from_state(data) else { return };
+    let state = tokenizer.to_state();
+    let again = Tokenizer::from_state(&state).expect("what was written can be read");
+    assert_eq!(state, again.to_state());
+    assert_eq!(tokenizer.merges(), again.merges());
+    let text = "The thing's <|end|> 123 \n\n  été 中文 aaaaaaaaaaaaaaaaaaaaa";
+    let encode = |tokenizer: &Tokenizer| {
+        let mut ids = Vec::new();
+        tokenizer
+            .with_worker(|worker| tokenizer.encode(text, &tokenizer.specials, worker, &mut ids, &mut ()))
+            .map(|()| ids)
+    };
+    let ids = encode(&tokenizer);
+    assert_eq!(ids, encode(&again));
+    if let Ok(ids) = ids {
+        let bytes = tokenizer.vocab.decode(&ids).expect("ids of this tokenizer");
+        if tokenizer.rule != Rule::Ranks || tokenizer.pattern.cuttable() || tokenizer.pattern == Pattern::None
+        {
+            assert_eq!(bytes, text.as_bytes());
+        }
+    }
+}
+
+/// Gives its bytes in portions of all sizes, as a pipe might.
+struct Portions<'a> {
+    rest: &'a [u8],
+    size: usize,
+}
+
+impl Read for Portions<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let len = (1 + self.size % 7).min(buffer.len()).min(self.rest.len());
+        self.size = self.size / 7 + self.rest.len();
+        let (now, later) = self.rest.split_at(len);
+        buffer[..len].copy_from_slice(now);
+        self.rest = later;
+        Ok(len)
+    }
+}
+
+/// A file read in small windows has the counts of the whole text, and bytes that are not UTF-8 are named.
+pub fn source(data: &[u8]) {
+    let mut input = Input::new(data);
+    let (pattern, cutter) = &cutters()[input.below(cutters().len())];
+    let (window, size) = (1 + input.below(64), input.below(256));
+    let made;
+    let file = if input.below(2) == 0 {
+        made = input.text(200);
+        made.as_bytes()
+    } else {
+        input.bytes(500)
+    };
+    let specials = || Specials::new(vec![("<|end|>".into(), 0), ("d|>".into(), 0)]).unwrap();
+    let mut counting = Counting::new(pattern.clone(), specials(), 1).unwrap();
+    let (reader, path) = (Portions { rest: file, size }, Path::new("a file"));
+    let result = count_from(reader, path, window, &mut counting, None, &mut ());
+    match std::str::from_utf8(file) {
+        Ok(text) => {
+            result.unwrap();
+            assert_eq!(counting.bytes(), text.len() as u64);
+            let mut expected = BTreeMap::new();
+            for (start, end, special) in naive::parts(text, specials().tokens()) {
+                if special.is_none() {
+                    for (from, to) in cutter.pieces(&text[start..end], false).unwrap() {
+                        *expected.entry(text.as_bytes()[start + from..start + to].to_vec()).or_default() += 1;
+                    }
+                }
+            }
+            assert_eq!(sorted(&counting.finish()), expected, "{text:?} in windows of {window}");
+        }
+        Err(error) => {
+            let (at, refused) = (error.valid_up_to(), result.unwrap_err());
+            assert_eq!(refused.kind, Kind::Data);
+            assert!(
+                refused.message.contains(&format!("0x{:02x} at offset {at}.", file[at])),
+                "{refused} in {file:?}"
+            );
+        }
+    }
+}
+
+fn sorted(counter: &Counter) -> BTreeMap<Vec<u8>, u64> {
+    let mut all = BTreeMap::new();
+    counter
+        .for_each(|piece, count| assert!(all.insert(piece.to_vec(), count).is_none(), "a piece came twice"));
+    all
+}
+
+/// Any string is a pattern that cuts texts, or an error.
+pub fn pattern(data: &[u8]) {
+    let mut input = Input::new(data);
+    let len = input.below(200);
+    let spelled = String::from_utf8_lossy(input.bytes(len)).into_owned();
+    let pattern = Pattern::parse(Some(&spelled));
+    let Ok(splitter) = pattern.splitter() else { return };
+    let text = input.text(100);
+    for drop_gaps in [false, true] {
+        let mut spans: Vec<Span> = Vec::new();
+        let result = splitter.for_each_batch(&text, drop_gaps, |found| {
+            spans.extend_from_slice(found);
+            Ok(())
+        });
+        let mut at = 0;
+        for &(start, end) in &spans {
+            assert!(
+                start < end && if drop_gaps { at <= start } else { at == start },
+                "{spelled:?} on {text:?}"
+            );
+            assert!(text.is_char_boundary(start) && text.is_char_boundary(end));
+            at = end;
+        }
+        if result.is_ok() && !drop_gaps {
+            assert_eq!(at, text.len(), "{spelled:?} on {text:?}");
+        }
+    }
+}
+
+/// Special tokens are found where they are, and never cut.
+pub fn special(data: &[u8]) {
+    let mut input = Input::new(data);
+    let mut tokens: Vec<(String, u32)> = Vec::new();
+    for id in 0..input.below(8) as u32 {
+        let len = input.below(7);
+        let token: String =
+            input.bytes(len).iter().map(|byte| ["<", ">", "a", " ", "é"][usize::from(byte % 5)]).collect();
+        if tokens.iter().all(|(known, _)| *known != token) {
+            tokens.push((token, id));
+        }
+    }
+    let no_empty = tokens.iter().all(|(token, _)| !token.is_empty());
+    let Ok(specials) = Specials::new(tokens.clone()) else { return assert!(!no_empty) };
+    assert!(no_empty);
+    let size = 1 + input.below(20);
+    let text: String =
+        (0..input.len().min(200)).map(|_| ["<", ">", "a", " ", "é", "1", "'"][input.below(7)]).collect();
+    let mut found = Vec::new();
+    specials
+        .for_each_part(&text, |start, end, id| {
+            found.push((start, end, id));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(found, naive::parts(&text, &tokens), "{tokens:?} in {text:?}");
+    for at in (0..=text.len()).filter(|&at| text.is_char_boundary(at)) {
+        let crosses = tokens.iter().any(|(token, _)| {
+            (0..at).any(|start| {
+                start + token.len() > at && text.as_bytes()[start..].starts_with(token.as_bytes())
+            })
+        });
+        assert_eq!(specials.crosses(&text, at), crosses, "{tokens:?} in {text:?} at {at}");
+    }
+    let parts = cut::parts(&text, size, &specials);
+    assert_eq!(parts.concat(), text);
+    let mut at = 0;
+    for part in &parts {
+        assert!(!part.is_empty() && !specials.crosses(&text, at));
+        at += part.len();
+    }
+}
