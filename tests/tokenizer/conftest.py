@@ -77,12 +77,12 @@ def odd_strings() -> list[str]:
 
 @pytest.fixture(scope="session")
 def hf_trained():
-    """A function of (texts, vocab_size, pattern): Hugging Face's trainer on them."""
+    """A function of (texts, vocab_size, pattern) and options of theirs: Hugging Face's trainer on the texts."""
     pytest.importorskip("tokenizers")
     return _hf_trained
 
 
-def _hf_trained(texts, vocab_size, pattern):
+def _hf_trained(texts, vocab_size, pattern, **options):
     """What Hugging Face's trainer makes of the texts: its tokenizer, merges and vocabulary as bytes."""
     import tokenizers
     from tokenizers import models, pre_tokenizers, trainers
@@ -101,6 +101,7 @@ def _hf_trained(texts, vocab_size, pattern):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
         special_tokens=[],
+        **options,
     )
     tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
