@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from hornbook import Tokenizer
-from hornbook.tokenizer.huggingface import BYTE_OF_CHAR, to_oniguruma
+from hornbook.tokenizer.huggingface import BYTE_OF_CHAR
+from hornbook.tokenizer.oniguruma import to_oniguruma
 
 PATTERNS = ("gpt2", "cl100k", "o200k")
 

@@ -4,10 +4,12 @@ from .base import StreamDecoder, TokenizerLike, id_dtype
 from .bpe import Tokenizer
 from .show import show
 from .simple import CharTokenizer, WordTokenizer, load
+from .template import Template
 
 __all__ = [
     "CharTokenizer",
     "StreamDecoder",
+    "Template",
     "Tokenizer",
     "TokenizerLike",
     "WordTokenizer",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -30,9 +29,8 @@ from .base import (
     source_of,
     special_list,
 )
-
-if TYPE_CHECKING:
-    import tiktoken
+from .exchange import Exchange
+from .template import Extras
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,30 +38,21 @@ TIES = ("huggingface", "raw", "largest_content")
 Progress = Callable[[str, int, int | None], Any]
 
 
-class Tokenizer:
+class Tokenizer(Exchange):
     """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes, as GPT-2 has it).
 
-    Made by `train`, `load`, `from_vocab` or `from_tiktoken`. Immutable: copies share everything, and any number of
-    threads may use one. Every text can be encoded, and ``decode(encode(text)) == text``.
+    Made by `train`, `load`, `from_vocab`, `from_tiktoken` or `from_huggingface`. Immutable: copies share everything,
+    and any number of threads may use one. Every text can be encoded, and ``decode(encode(text)) == text``.
 
     How neighbours are joined depends on where the vocabulary comes from. ``rule == "merges"``: the listed pairs in
     the order of the list (trained here, tokenizer.json, vocab.json + merges.txt). ``"ranks"``: a pre-token that
     is a token is taken whole, else any neighbours that together are a token join, lowest id first (tiktoken).
     """
 
-    _core: BPE
-    _specials: dict[str, int]
     _hash: str | None = None
 
     def __init__(self) -> None:
-        raise TypeError("use Tokenizer.train, .load, .from_vocab or .from_tiktoken")
-
-    @classmethod
-    def _wrap(cls, core: BPE) -> Tokenizer:
-        self = cls.__new__(cls)
-        self._core = core
-        self._specials = dict(core.special_tokens)
-        return self
+        raise TypeError("use Tokenizer.train, .load, .from_vocab, .from_tiktoken or .from_huggingface")
 
     # ---- making one ----
 
@@ -124,53 +113,6 @@ class Tokenizer:
         if core.vocab_size < vocab_size:
             log.warning("the text has no more pairs to merge: vocab_size is %d, not %d", core.vocab_size, vocab_size)
         return cls._wrap(core)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        pattern: str | None = "auto",
-        special_tokens: Sequence[str] | Mapping[str, int] | None = None,
-    ) -> Tokenizer:
-        """Reads a directory, a tokenizer.json, a .tiktoken file, or vocab.json with merges.txt beside it.
-
-        ``pattern`` and ``special_tokens`` are for the formats that do not hold them: a .tiktoken file (those of OpenAI
-        are known by their hash) and vocab.json + merges.txt (GPT-2's pattern; tokens that no merge makes are special).
-        Raises TokenizerError for a file that is missing, broken, or says something that Hornbook would not do exactly.
-        """
-        from .formats import load
-
-        return cls._wrap(load(Path(path), pattern, special_tokens))
-
-    @classmethod
-    def from_vocab(
-        cls,
-        vocab: Mapping[int, bytes] | Mapping[bytes, int],
-        merges: Iterable[tuple[bytes, bytes]],
-        special_tokens: Sequence[str] | Mapping[str, int] = (),
-        *,
-        pattern: str | None = "gpt2",
-    ) -> Tokenizer:
-        """From ``{id: bytes}`` or ``{bytes: id}`` and the merges in their order.
-
-        Special tokens that the vocabulary holds keep their ids; the others get the next free ones. ``pattern`` is
-        GPT-2's unless given, as this is GPT-2's format; pass ``tok.pattern`` to take another tokenizer apart and
-        put it together again.
-        """
-        from .formats import from_vocab
-
-        return cls._wrap(from_vocab(vocab, merges, special_tokens, pattern))
-
-    @classmethod
-    def from_tiktoken(cls, encoding: str | tiktoken.Encoding) -> Tokenizer:
-        """From a name that tiktoken knows ("gpt2", "cl100k_base", "o200k_base", …) or one of its encodings.
-
-        tiktoken finds the file: in its cache (``TIKTOKEN_CACHE_DIR``) or by download. The ids equal tiktoken's.
-        """
-        from .formats import from_tiktoken
-
-        return cls._wrap(from_tiktoken(encoding))
 
     # ---- text to ids ----
 
@@ -437,33 +379,6 @@ class Tokenizer:
             self._hash = hashlib.sha256(self._core.state()).hexdigest()
         return self._hash
 
-    def save(
-        self, path: str | os.PathLike[str], *, format: Literal["huggingface", "gpt2", "tiktoken"] | None = None
-    ) -> None:
-        """Writes the tokenizer; each file is complete or not there, whatever happens.
-
-        A directory gets tokenizer.json, which `load`, ``tokenizers`` and ``transformers`` read to the same ids; a path
-        that ends in .json is that file. ``format="tiktoken"``, or a path that ends in .tiktoken, writes ranks, with
-        the pattern and the special tokens in a small file beside; ``format="gpt2"`` vocab.json and merges.txt.
-
-        The rule "ranks" is written to tokenizer.json as all the merges that it allows, with ``ignore_merges``.
-        """
-        from .formats import save
-
-        save(self, Path(path), format)
-
-    def to_tiktoken(self) -> tiktoken.Encoding:
-        """The same vocabulary as a ``tiktoken.Encoding``, which follows the rule "ranks".
-
-        For a vocabulary that training made, the ids are equal on every text: training makes each token from one
-        pair only, so the ranks say no more than the merges do. They can differ for a vocabulary put together by
-        hand, where a token's bytes can also be reached by neighbours that are no listed pair: with the merges
-        b+c, a+b, ab+c, "abc" is a|bc by the merges, and one token by the ranks.
-        """
-        from .formats import to_tiktoken
-
-        return to_tiktoken(self)
-
     def __len__(self) -> int:
         return self.vocab_size
 
@@ -478,19 +393,19 @@ class Tokenizer:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tokenizer):
             return NotImplemented
-        return self._core is other._core or self.hash == other.hash
+        return self._extras == other._extras and (self._core is other._core or self.hash == other.hash)
 
     def __hash__(self) -> int:
         return hash(self.hash)
 
     def __copy__(self) -> Tokenizer:
-        return self._wrap(self._core)
+        return self._wrap(self._core, self._extras)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tokenizer:
-        return self._wrap(self._core)
+        return self._wrap(self._core, self._extras)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_state, (self._core.state(), self._core.splits())
+        return _from_state, (self._core.state(), self._core.splits(), self._extras)
 
     # ---- inside ----
 
@@ -539,9 +454,9 @@ class Tokenizer:
             raise
 
 
-def _from_state(state: bytes, splits: bytes = b"") -> Tokenizer:
+def _from_state(state: bytes, splits: bytes = b"", extras: Extras = Extras()) -> Tokenizer:  # noqa: B008 (immutable)
     """Unpickles."""
-    return Tokenizer._wrap(BPE.from_state(state, splits))
+    return Tokenizer._wrap(BPE.from_state(state, splits), extras)
 
 
 def _threads(wanted: int | None) -> int:

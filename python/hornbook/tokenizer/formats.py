@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from .._core import BPE
 from ..errors import TokenizerError
-from .huggingface import BYTE_OF_CHAR, CHAR_OF_BYTE, config, from_json, to_json
+from .fields import HIGHEST_ID, Field, is_id, parse
+from .huggingface import BYTE_OF_CHAR, config, from_json, spell, to_json, unspell
+from .joins import join
+from .template import Extras
 
 if TYPE_CHECKING:
-    import tiktoken
-
     from .bpe import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {
 Specials = Sequence[str] | Mapping[str, int] | None
 
 
-def load(path: Path, pattern: str | None, special_tokens: Specials) -> BPE:
+def load(path: Path, pattern: str | None, special_tokens: Specials) -> tuple[BPE, Extras]:
     """What `Tokenizer.load` does; ``pattern="auto"`` is to be found out."""
     if path.is_dir():
         names = ["tokenizer.json", "vocab.json", "encoder.json"]
@@ -65,21 +66,21 @@ def load(path: Path, pattern: str | None, special_tokens: Specials) -> BPE:
     except OSError as error:
         raise TokenizerError(f"cannot read the tokenizer {path}: {error}") from None
     try:
-        if path.suffix == ".json":
-            content = json.loads(data)
-            if not isinstance(content, dict):
-                raise TokenizerError("expected a JSON object")
-            if str(content.get("type")).startswith("hornbook."):
-                raise TokenizerError(
-                    "this is a CharTokenizer or WordTokenizer; hornbook.tokenizer.load reads all kinds"
-                )
-            if "model" in content:
-                return from_json(content)
-            return _from_gpt2(path, content, pattern, special_tokens)
-        return _from_ranks(path, data, pattern, special_tokens)
+        if path.suffix != ".json":
+            return _from_ranks(path, data, pattern, special_tokens), Extras()
+        content = parse(data)
+        if str(Field(content).mapping().get("type")).startswith("hornbook."):
+            raise TokenizerError("this is a CharTokenizer or WordTokenizer; hornbook.tokenizer.load reads all kinds")
+        if "model" not in content or is_id(content["model"]):  # in a vocab.json, "model" is a token like others
+            return _from_gpt2(path, content, pattern, special_tokens), Extras()
+        if pattern != "auto" or special_tokens is not None:
+            raise TokenizerError("it holds its pattern and its special tokens: leave out pattern= and special_tokens=")
+        return from_json(content)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except OSError as error:
+        raise TokenizerError(f"cannot read what belongs to the tokenizer {path}: {error}") from None
+    except ValueError as error:
         raise TokenizerError(
             f"{path} is not a tokenizer that can be read ({type(error).__name__}: {error}); expected tokenizer.json, "
             "a .tiktoken file, or vocab.json with merges.txt. Is the file complete?"
@@ -99,8 +100,10 @@ def from_vocab(
     if pairs and isinstance(pairs[0][0], int):
         pairs = [(token, id) for id, token in pairs]
     for token, id in pairs:
-        if not isinstance(token, bytes) or not isinstance(id, int) or id < 0:
-            raise TokenizerError(f"the vocabulary maps ids to bytes or bytes to ids; found {token!r} and {id!r}")
+        if not isinstance(token, bytes) or not is_id(id):
+            raise TokenizerError(
+                f"the vocabulary maps ids (0 to {HIGHEST_ID}) to bytes or bytes to ids; found {token!r} and {id!r}"
+            )
     known = dict(pairs)
     following = max(known.values(), default=-1) + 1
     specials: list[tuple[str, int]] = []
@@ -126,70 +129,35 @@ def from_vocab(
     return BPE(tokens, specials, listed, False, pattern)
 
 
-def from_tiktoken(encoding: str | tiktoken.Encoding) -> BPE:
-    """What `Tokenizer.from_tiktoken` does."""
-    if isinstance(encoding, str):
-        try:
-            import tiktoken
-        except ImportError:
-            raise TokenizerError(
-                "from_tiktoken with a name needs the package tiktoken (pip install tiktoken), which knows where the "
-                "files are; or load a .tiktoken file with Tokenizer.load"
-            ) from None
-        try:
-            encoding = tiktoken.get_encoding(encoding)
-        except ValueError as error:
-            raise TokenizerError(f"tiktoken has no encoding {encoding!r}: {error}") from None
-        except Exception as error:
-            raise TokenizerError(
-                f"tiktoken could not get {encoding!r} ({type(error).__name__}: {error}). Without a network, set "
-                "TIKTOKEN_CACHE_DIR to a folder that holds its files"
-            ) from None
-    tokens = [(id, token) for token, id in encoding._mergeable_ranks.items()]
-    return BPE(tokens, list(encoding._special_tokens.items()), None, True, encoding._pat_str)
-
-
-def to_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
-    """What `Tokenizer.to_tiktoken` does."""
-    try:
-        import tiktoken
-    except ImportError:
-        raise TokenizerError("to_tiktoken needs the package tiktoken: pip install tiktoken") from None
-    core = tokenizer._core
-    regex = core.regex
-    if regex is None:
-        regex = r"[\s\S]+"
-    elif core.rule != "ranks" and not core.known_scanner:
-        # tiktoken drops what the pattern does not match, Hugging Face and Hornbook keep it as a piece of its own.
-        regex = rf"{regex}|(?:(?!{regex})[\s\S])+"
-    return tiktoken.Encoding(
-        f"hornbook-{tokenizer.hash[:12]}",
-        pat_str=regex,
-        mergeable_ranks=_ordinary(tokenizer),
-        special_tokens=tokenizer.special_tokens,
-    )
-
-
 def save(tokenizer: Tokenizer, path: Path, format: str | None) -> None:
     """What `Tokenizer.save` does."""
     if format is None:
         format = "tiktoken" if path.suffix == ".tiktoken" else "huggingface"
     if format == "tiktoken":
+        warn_of_ranks(tokenizer)
+        if tokenizer.template is not None:
+            log.warning("a .tiktoken file does not hold the template; tokenizer.json does")
         if path.suffix != ".tiktoken":
             path.mkdir(parents=True, exist_ok=True)
             path = path / "tokenizer.tiktoken"
-        lines = [b"%s %d\n" % (base64.b64encode(token), id) for token, id in _ordinary(tokenizer).items()]
+        lines = [b"%s %d\n" % (base64.b64encode(token), id) for token, id in ordinary(tokenizer).items()]
         beside = {"pattern": tokenizer.pattern, "special_tokens": tokenizer.special_tokens}
         _write(path.with_name(path.name + ".json"), _json(beside))
         _write(path, b"".join(lines))
     elif format == "gpt2":
         if tokenizer.pattern != "gpt2":
             log.warning("vocab.json and merges.txt do not hold the pattern %r: pass it to load", tokenizer.pattern)
-        vocab = {token.decode("latin-1").translate(CHAR_OF_BYTE): id for token, id in _ordinary(tokenizer).items()}
-        merges = [
-            f"{left.decode('latin-1').translate(CHAR_OF_BYTE)} {right.decode('latin-1').translate(CHAR_OF_BYTE)}\n"
-            for left, right in tokenizer.merges
-        ]
+        if tokenizer.rule != "merges":
+            log.warning("vocab.json and merges.txt do not hold the rule %r: load joins by the merges", tokenizer.rule)
+        if tokenizer.template is not None:
+            log.warning("vocab.json and merges.txt do not hold the template; tokenizer.json does")
+        vocab = {spell(token): id for token, id in ordinary(tokenizer).items()}
+        for token in vocab.keys() & tokenizer.special_tokens.keys():
+            raise TokenizerError(
+                f"the special token {token!r} is spelled like an ordinary token, and vocab.json cannot hold both; "
+                'save with format="tiktoken"'
+            )
+        merges = [f"{spell(left)} {spell(right)}\n" for left, right in tokenizer.merges]
         path.mkdir(parents=True, exist_ok=True)
         _write(path / "merges.txt", ("#version: 0.2\n" + "".join(merges)).encode())
         _write(path / "vocab.json", _json({**vocab, **tokenizer.special_tokens}))
@@ -211,7 +179,30 @@ def save_json(path: Path, content: Any) -> None:
     _write(path, _json(content))
 
 
-def _ordinary(tokenizer: Tokenizer) -> dict[bytes, int]:
+def warn_of_ranks(tokenizer: Tokenizer) -> None:
+    """Says so if the rule "ranks", which is tiktoken's, may lead to other ids than the tokenizer's own.
+
+    It does not if each token is made of the two that the merges before it leave of its bytes, in the order of ids:
+    then nothing else ever comes up.
+    """
+    if tokenizer.rule == "ranks":
+        return
+    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    ids = ordinary(tokenizer)
+    made = [left + right for left, right in tokenizer.merges]
+    order = [ids[token] for token in made]
+    odd = {token for token in ids if len(token) > 1} - set(made)
+    odd |= {a for a, b, c in zip(made, order, order[1:], strict=False) if b >= c}
+    odd |= {t for rank, t in enumerate(made) if tuple(join(t, ranks, below=rank)) != tokenizer.merges[rank]}
+    if odd:
+        log.warning(
+            "tiktoken's rule joins any neighbours that are a token together; here it can give other ids than the "
+            "merges do, for instance where the text has %r",
+            min(odd, key=lambda token: ids[token]),
+        )
+
+
+def ordinary(tokenizer: Tokenizer) -> dict[bytes, int]:
     """All tokens but the special ones, by id."""
     special = set(tokenizer.special_tokens.values())
     return {token: id for id, token in tokenizer.vocab.items() if id not in special}
@@ -226,6 +217,8 @@ def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Sp
         try:
             token, id = line.split()
             tokens.append((int(id), base64.b64decode(token, validate=True)))
+            if not is_id(tokens[-1][0]):
+                raise ValueError(id)
         except (ValueError, binascii.Error):
             raise TokenizerError(
                 f"line {number} is not a token in base64 and an id, as in a .tiktoken file: {line[:60]!r}"
@@ -235,8 +228,7 @@ def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Sp
     beside = path.with_name(path.name + ".json")
     digest = hashlib.sha256(data).hexdigest()
     if beside.is_file():
-        content = json.loads(beside.read_bytes())
-        own, specials = content["pattern"], content["special_tokens"]
+        own, specials = _beside(beside)
     elif digest in PUBLISHED:
         own, specials = PUBLISHED[digest]
     else:
@@ -248,30 +240,48 @@ def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Sp
     return BPE(tokens, list(specials.items()), None, True, own if pattern == "auto" else pattern)
 
 
-def _from_gpt2(path: Path, vocab: dict[str, int], pattern: str | None, special_tokens: Specials) -> BPE:
-    """vocab.json (or encoder.json) and merges.txt (or vocab.bpe) beside it."""
-    names = ["merges.txt", "vocab.bpe"]
-    found = [path.with_name(name) for name in names if path.with_name(name).is_file()]
-    if not found:
+def _beside(path: Path) -> tuple[str | None, dict[str, int]]:
+    """The pattern and the special tokens of the file that `save` writes beside a .tiktoken file."""
+    content = Field(parse(path.read_bytes()), path.name)
+    if "pattern" not in content.mapping():
+        raise content["pattern"].refuse("expected a pattern, or null for none; save the tokenizer again")
+    pattern, specials = content["pattern"], content["special_tokens"]
+    return None if pattern.value is None else pattern.text(), {t: specials[t].id() for t in specials.mapping()}
+
+
+def _from_gpt2(path: Path, content: dict[str, Any], pattern: str | None, special_tokens: Specials) -> BPE:
+    """vocab.json (or encoder.json) and merges.txt (or vocab.bpe) beside it, and added_tokens.json if there is one."""
+    found = _first(path, "merges.txt", "vocab.bpe")
+    if found is None:
         raise TokenizerError("it has no merges.txt beside it, and it is no tokenizer.json: expected one of them")
+    vocab = _ids(Field(content))
     merges: list[tuple[str, str]] = []
-    for number, line in enumerate(found[0].read_text("utf-8").split("\n"), 1):
+    for number, line in enumerate(found.read_text("utf-8").split("\n"), 1):
+        line = line.removesuffix("\r")
         if not line or (number == 1 and line.startswith("#version")):
             continue
         parts = line.split(" ")
         if len(parts) != 2:
-            raise TokenizerError(f"{found[0].name}, line {number}: expected two tokens and one space, found {line!r}")
+            raise TokenizerError(f"{found.name}, line {number}: expected two tokens and one space, found {line!r}")
         merges.append((parts[0], parts[1]))
     made = {left + right for left, right in merges} | {chr(char) for char in BYTE_OF_CHAR}
     specials = {token: id for token, id in vocab.items() if token not in made}
-    tokens = [(id, _bytes(token)) for token, id in vocab.items() if token in made]
+    added = _first(path, "added_tokens.json")
+    if added is not None:
+        specials |= _ids(Field(parse(added.read_bytes()), added.name))
     if special_tokens is not None:
-        given = _numbered(special_tokens, max(vocab.values(), default=-1) + 1, specials)
+        given = _numbered(special_tokens, max([*vocab.values(), *specials.values()], default=-1) + 1, specials)
         unknown = specials.keys() - given.keys()
         if unknown:
             raise TokenizerError(f"no merge makes {sorted(unknown)[0]!r}, and it is not among special_tokens")
         specials = given
-    index = {token: id for token, id in vocab.items() if token in made}
+    index = {token: id for token, id in vocab.items() if token in made and token not in specials}
+    tokens: list[tuple[int, bytes]] = []
+    for token, id in index.items():
+        spelled = unspell(token)
+        if spelled is None:
+            raise TokenizerError(f"the token {token!r} is not spelled in GPT-2's alphabet of bytes")
+        tokens.append((id, spelled))
     pairs = []
     for left, right in merges:
         if left not in index or right not in index or left + right not in index:
@@ -280,11 +290,17 @@ def _from_gpt2(path: Path, vocab: dict[str, int], pattern: str | None, special_t
     return BPE(tokens, list(specials.items()), pairs, False, "gpt2" if pattern == "auto" else pattern)
 
 
-def _bytes(token: str) -> bytes:
-    try:
-        return token.translate(BYTE_OF_CHAR).encode("latin-1")
-    except UnicodeEncodeError:
-        raise TokenizerError(f"the token {token!r} is not spelled in GPT-2's alphabet of bytes") from None
+def _first(path: Path, *names: str) -> Path | None:
+    """The first of these files that lies beside ``path``."""
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+
+
+def _ids(content: Field) -> dict[str, int]:
+    """A JSON object of tokens and their ids, checked."""
+    for token, id in content.mapping().items():
+        if not is_id(id):
+            content[token].id()
+    return content.mapping()
 
 
 def _numbered(
@@ -292,7 +308,9 @@ def _numbered(
 ) -> dict[str, int]:
     """Special tokens with ids: their own, or those known, or the next free ones."""
     if isinstance(tokens, Mapping):
-        return dict(tokens)
+        return dict(_ids(Field(dict(tokens), "special_tokens")))
+    if isinstance(tokens, str):
+        raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
     out: dict[str, int] = {}
     for token in tokens:
         if known and token in known:

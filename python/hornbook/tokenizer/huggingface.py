@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._core import BPE, known_pattern
+from .._core import BPE
 from ..errors import TokenizerError
 from .base import EOT
+from .fields import HIGHEST_ID, Field, is_id
+from .pretokenizer import BYTE_LEVEL, ends_alike, from_pre_tokenizer, to_pre_tokenizer
+from .template import Extras, from_processor, to_processor
 
 if TYPE_CHECKING:
     from .bpe import Tokenizer
@@ -17,16 +20,30 @@ _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 CHAR_OF_BYTE = {byte: byte for byte in _PRINTABLE}
 CHAR_OF_BYTE |= {byte: 0x100 + i for i, byte in enumerate(b for b in range(256) if b not in CHAR_OF_BYTE)}
 BYTE_OF_CHAR = {char: byte for byte, char in CHAR_OF_BYTE.items()}
+_BYTE_OR_NOT = dict.fromkeys(range(256), 0x100) | BYTE_OF_CHAR  # 0x100 is no byte
+
+
+def spell(token: bytes) -> str:
+    """The bytes of a token in GPT-2's alphabet."""
+    return token.decode("latin-1").translate(CHAR_OF_BYTE)
+
+
+def unspell(token: str) -> bytes | None:
+    """The inverse of `spell`; None for what is not in the alphabet."""
+    try:
+        return token.translate(_BYTE_OR_NOT).encode("latin-1")
+    except UnicodeEncodeError:
+        return None
+
+
+# ---- writing ----
 
 
 def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """The content of a tokenizer.json that gives the same ids (special tokens are always read as such there)."""
-    specials = tokenizer.special_tokens
+    specials, extras = tokenizer.special_tokens, tokenizer._extras
     # Special tokens are in the vocabulary too: only so does `tokenizers` keep ids that leave holes.
-    vocab: dict[str, int] = {}
-    for id, token in tokenizer.vocab.items():
-        if id not in specials.values():
-            vocab[token.decode("latin-1").translate(CHAR_OF_BYTE)] = id
+    vocab = {spell(token): id for id, token in tokenizer.vocab.items() if id not in specials.values()}
     for token, id in specials.items():
         if token in vocab:
             raise TokenizerError(
@@ -34,182 +51,208 @@ def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
                 'save with format="tiktoken"'
             )
         vocab[token] = id
-    merges = [
-        f"{left.decode('latin-1').translate(CHAR_OF_BYTE)} {right.decode('latin-1').translate(CHAR_OF_BYTE)}"
-        for left, right in tokenizer.merges
-    ]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    regex = tokenizer._core.oniguruma
-    if regex is not None and not tokenizer._core.known_scanner:
-        regex = to_oniguruma(regex)
-    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
-    if regex != tokenizer._core.oniguruma:
-        split["hornbook"] = tokenizer.pattern  # as it was before it was spelled anew; others ignore the key
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": id, "content": token, **flags} for token, id in sorted(specials.items(), key=lambda item: item[1])
+            {"id": id, "content": token, **flags, "special": token not in extras.plain}
+            for token, id in sorted(specials.items(), key=lambda item: item[1])
         ],
         "normalizer": None,
-        "pre_tokenizer": byte_level if regex is None else {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": None,
-        "decoder": {**byte_level, "use_regex": True},
+        "pre_tokenizer": to_pre_tokenizer(tokenizer),
+        "post_processor": to_processor(extras.template, specials),
+        "decoder": BYTE_LEVEL,
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": None,
+            "unk_token": extras.unk_token,
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": tokenizer.rule != "merges",
             "vocab": dict(sorted(vocab.items(), key=lambda item: item[1])),
-            "merges": merges,
+            "merges": [f"{spell(left)} {spell(right)}" for left, right in tokenizer.merges],
         },
     }
 
 
+def roles(tokenizer: Tokenizer) -> dict[str, str]:
+    """Which special token `transformers` is to take for what, as far as it is known."""
+    template = tokenizer.template
+    first, last = (template.prefix[:1], template.suffix[-1:]) if template else ((), ())
+    eot = (EOT,) if tokenizer.eot_id is not None else ()
+    out = {"bos_token": first or eot, "eos_token": last or eot}
+    known = {name: token[0] for name, token in out.items() if token}
+    return known | ({"unk_token": tokenizer._extras.unk_token} if tokenizer._extras.unk_token else {})
+
+
 def config(tokenizer: Tokenizer) -> dict[str, Any]:
     """The content of tokenizer_config.json, without which transformers' AutoTokenizer does not find its class."""
-    content: dict[str, Any] = {
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000_000,
+        **roles(tokenizer),
     }
-    if tokenizer.eot_id is not None:
-        content |= {"bos_token": EOT, "eos_token": EOT}
-    return content
 
 
-def from_json(content: Mapping[str, Any]) -> BPE:
-    """A tokenizer from the content of a tokenizer.json. Raises TokenizerError for anything it could not do exactly."""
-    model = content["model"]
-    if model.get("type", "BPE") != "BPE":
-        raise _foreign(f"its model is {model['type']}, not BPE")
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(key):
-            raise _foreign(f"its model has {key}={model[key]!r}")
-    normalizer = content.get("normalizer")
-    if normalizer and not (normalizer.get("type") == "Sequence" and not normalizer.get("normalizers")):
-        raise _foreign(f"it normalizes text ({normalizer.get('type')})")
-    pattern = _pattern(content.get("pre_tokenizer"))
+# ---- reading ----
+
+_FILE = (
+    *("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor"),
+    *("decoder", "model"),
+)
+_MODEL = (
+    *("type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk"),
+    *("byte_fallback", "ignore_merges", "vocab", "merges"),
+)
+_ONLY = ". Hornbook reads byte-level BPE, as GPT-2 and Llama 3 have it; use the package tokenizers for this file"
+
+
+def from_json(content: Mapping[str, Any]) -> tuple[BPE, Extras]:
+    """A tokenizer from the content of a tokenizer.json.
+
+    Raises TokenizerError for anything that it could not do exactly, with the path to the field and what it holds.
+    """
+    root = Field(content)
+    root.only(_FILE)
+    if root["version"].value not in (None, "1.0"):
+        raise root["version"].refuse('expected "1.0"')
+    for key in ("truncation", "padding"):
+        root.off(f"it changes which ids a text gets; set {key} to null, and cut or fill up ids yourself", key)
+    normalizer = root["normalizer"]
+    if normalizer.value and not (normalizer["type"].value == "Sequence" and not normalizer["normalizers"].value):
+        raise normalizer.refuse(
+            "Hornbook encodes text as it is, so that it can be decoded again. If your texts are in this form already "
+            "(NFC is what nearly all text is in), set normalizer to null: their ids stay the same"
+        )
+    _check_decoder(root["decoder"])
+    model = _model(root["model"])
+    specials, plain = _added_tokens(root, model)
+    names = dict(model["vocab"].mapping())
+    for token in specials:
+        names.pop(token, None)
+    tokens: dict[str, bytes] = {}
+    for token in names:
+        spelled = unspell(token)
+        if spelled is None:
+            raise model["vocab"][token].refuse("the token is not spelled in GPT-2's alphabet of bytes" + _ONLY)
+        tokens[token] = spelled
+    merges = _merges(model, names, specials)
+    whole_first = model["ignore_merges"].flag()
+    pattern = from_pre_tokenizer(
+        root["pre_tokenizer"],
+        lambda: ends_alike(tokens.values(), [(tokens[a], tokens[b]) for a, b in merges], whole_first),
+    )
+    template = from_processor(root["post_processor"], specials)
+    unk = model["unk_token"]
+    if unk.value and unk.text() not in names and unk.text() not in specials:
+        raise unk.refuse("it is no token of the vocabulary")
+    pairs = [(names[left], names[right]) for left, right in merges]
+    ordinary = [(id, tokens[token]) for token, id in names.items()]
+    try:
+        core = BPE(ordinary, list(specials.items()), pairs, whole_first, pattern)
+    except TokenizerError as error:
+        raise TokenizerError(f"model: {error}") from None
+    return core, Extras(template, plain, unk.value or None)
+
+
+def _check_decoder(decoder: Field) -> None:
+    """ByteLevel says what `Tokenizer.decode` does; null is an oversight of who made the file."""
+    if decoder.value is None:
+        return
+    steps = list(decoder["decoders"].list()) if decoder["type"].value == "Sequence" else [decoder]
+    for step in steps:
+        if step["type"].value != "ByteLevel":
+            raise step["type"].refuse("expected the decoder ByteLevel" + _ONLY)
+
+
+def _model(model: Field) -> Field:
+    """``model``, checked but for the merges."""
+    if model["type"].value not in ("BPE", None):
+        raise model["type"].refuse("expected BPE" + _ONLY)
+    model.only(_MODEL)
+    model.off("encoding leaves no merge to chance; set it to null", "dropout")
+    model.off("this is not byte-level BPE" + _ONLY, "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+    for token, id in model["vocab"].mapping().items():
+        if not is_id(id):
+            raise model["vocab"][token].refuse(f"expected a token id, a whole number from 0 to {HIGHEST_ID}")
+    return model
+
+
+def _added_tokens(root: Field, model: Field) -> tuple[dict[str, int], frozenset[str]]:
+    """The added tokens with their ids, and those of them that are not special."""
+    vocab = model["vocab"].mapping()
     specials: dict[str, int] = {}
-    for token in content.get("added_tokens") or []:
+    plain: set[str] = set()
+    passes: dict[bool, list[str]] = {False: [], True: []}
+    highest = -1  # of the ids that were given so far
+    for added in root["added_tokens"].list():
+        added.only(["id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"])
+        token, id = added["content"].text(), added["id"].id()
+        if not token or token in specials:
+            raise added["content"].refuse("added tokens are different from each other, and none is empty")
         for key in ("single_word", "lstrip", "rstrip"):
-            if token.get(key):
-                raise _foreign(f"its added token {token['content']!r} has {key}")
-        specials[token["content"]] = token["id"]
-    vocab: dict[str, int] = {token: id for token, id in model["vocab"].items() if specials.get(token) != id}
-    tokens: list[tuple[int, bytes]] = []
-    for token, id in vocab.items():
-        try:
-            tokens.append((id, token.translate(BYTE_OF_CHAR).encode("latin-1")))
-        except UnicodeEncodeError:
-            raise _foreign(f"its token {token!r} is not spelled in GPT-2's alphabet of bytes") from None
-    merges: list[tuple[int, int]] = []
-    for rank, merge in enumerate(model["merges"]):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        if left not in vocab or right not in vocab:
-            raise TokenizerError(f"merge {rank} joins {left!r} and {right!r}, which are not both in the vocabulary")
-        merges.append((vocab[left], vocab[right]))
-    return BPE(tokens, list(specials.items()), merges, bool(model.get("ignore_merges")), pattern)
+            if added[key].flag():
+                raise added[key].refuse(f"Hornbook finds {token!r} wherever it stands and takes nothing beside it")
+        # What `tokenizers` does: the vocabulary knows the id, or else it is the next free one.
+        expected = vocab.get(token, highest + 1 if highest >= len(vocab) else len(vocab))
+        if id != expected:
+            where = "model.vocab says" if token in vocab else "`tokenizers` would give it"
+            raise added["id"].refuse(f"{where} {expected} for {token!r}; write it so, or into model.vocab too")
+        highest = max(highest, id)
+        text = unspell(token) or b""
+        if model["ignore_merges"].flag() and token in vocab and text != token.encode() and _is_text(text):
+            raise added["content"].refuse(f"as a token of the vocabulary it also stands for {text.decode()!r}")
+        passes[added["normalized"].flag()].append(token)
+        specials[token] = id
+        if not added["special"].flag():
+            plain.add(token)
+    for first in passes[False] if passes[True] else []:
+        for second in passes[True]:
+            if _overlap(first, second):
+                raise root["added_tokens"].refuse(
+                    f"{second!r} is normalized and {first!r} is not, so that it would be looked for first where "
+                    "they overlap; give all of them the same value of normalized"
+                )
+    return specials, frozenset(plain)
 
 
-def _foreign(what: str) -> TokenizerError:
-    return TokenizerError(
-        f"{what}. Hornbook loads byte-level BPE without normalizers, as GPT-2, Llama 3 or Qwen have it, and rather "
-        "refuses than gives other ids; use the package tokenizers for this one"
-    )
+def _overlap(a: str, b: str) -> bool:
+    """Can two tokens lie across each other in a text?"""
+    ends = range(1, min(len(a), len(b)))
+    return a in b or b in a or any(a.endswith(b[:n]) or b.endswith(a[:n]) for n in ends)
 
 
-def _pattern(pre: Mapping[str, Any] | None) -> str | None:
-    """The pattern of a pre-tokenizer: ByteLevel alone, or one Split and then ByteLevel."""
-    steps = [pre] if pre and pre.get("type") != "Sequence" else (pre or {}).get("pretokenizers", [])
-    if not steps or steps[-1].get("type") != "ByteLevel":
-        raise _foreign("its pre-tokenizer does not end with ByteLevel")
-    last = steps[-1]
-    if last.get("add_prefix_space", True):
-        raise _foreign("it puts a space before the text (add_prefix_space)")
-    if last.get("use_regex", True):
-        if len(steps) > 1:
-            raise _foreign("it splits text more than once")
-        return "gpt2"
-    if len(steps) == 1:
-        return None
-    split = steps[0]
-    if len(steps) > 2 or split.get("type") != "Split":
-        raise _foreign(f"its pre-tokenizer is a sequence of {[step.get('type') for step in steps]}")
-    kind, text = next(iter(split["pattern"].items()))
-    if kind != "Regex":
-        raise _foreign("it splits at a fixed string")
-    own = split.get("hornbook")
-    if own and to_oniguruma(own) == text and (split.get("behavior"), split.get("invert")) == ("Isolated", False):
-        return known_pattern(own)[0]
-    spelling, known = known_pattern(text) if "(?m" not in text else (text, False)
-    regex = text if known else from_oniguruma(text)
-    behavior, invert = split.get("behavior"), bool(split.get("invert"))
-    # Matches that cover all text can be kept by keeping the matches, too.
-    if (behavior, invert) == ("Isolated", False) or (known and (behavior, invert) == ("Removed", True)):
-        return spelling if known else known_pattern(regex)[0]
-    raise _foreign(f"its Split has behavior {behavior!r} and invert={invert}")
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-# Word characters, which Oniguruma and our regexes see a little differently: all but these are the same.
-_WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
-_OURS = _WORD + r"\x{200C}\x{200D}"
-_THEIRS = _WORD + r"\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE}"
-
-
-def to_oniguruma(regex: str) -> str:
-    """A regex of ours in the spelling of Oniguruma: there ``^`` and ``$`` are about lines."""
-    return _respell(regex, {"^": r"\A", "$": r"\z"}, _OURS)
-
-
-def from_oniguruma(regex: str) -> str:
-    """A regex of Oniguruma's in ours."""
-    return _respell(regex, {"^": "(?m:^)", "$": "(?m:$)"}, _THEIRS)
-
-
-def _respell(regex: str, changed: Mapping[str, str], word: str) -> str:
-    """Replaces anchors outside of classes and writes out what a word character is; refuses what else differs."""
-    out: list[str] = []
-    depth = 0  # of brackets
-    at = 0
-    while at < len(regex):
-        char = regex[at]
-        two = regex[at : at + 2]
-        if char == "\\":
-            if two in (r"\h", r"\R", r"\X", r"\Z", r"\G", r"\K"):
-                raise _different(two)
-            if two == r"\w":
-                two = word if depth else f"[{word}]"
-            elif two == r"\W":
-                two = f"[^{word}]"
-            out.append(two)
-            at += 2
-            continue
-        if char == "[":
-            depth += 1
-        elif char == "]":
-            depth = max(0, depth - 1)
-        elif depth == 0:
-            if two == "}+" and out and "{" in out:
-                raise _different("{n,m}+")
-            if two == "(?":
-                flags = regex[at + 2 :].split(")")[0].split(":")[0]
-                if flags.replace("-", "").isalpha() and set(flags) & set("msxR"):
-                    raise _different(f"(?{flags}")
-            char = changed.get(char, char)
-        out.append(char)
-        at += 1
-    return "".join(out)
-
-
-def _different(what: str) -> TokenizerError:
-    return TokenizerError(
-        f"the pattern holds {what}, which the regexes of `tokenizers` and of Hornbook read differently; write it in "
-        "another way, for instance (?>x{1,3}) for x{1,3}+"
-    )
+def _merges(model: Field, vocab: Mapping[str, int], specials: Collection[str]) -> list[tuple[str, str]]:
+    """The merges, each of two tokens of the vocabulary, spelled as there."""
+    if model["merges"].value is None:
+        raise model["merges"].refuse("expected the list of merges")
+    seen: set[tuple[str, str]] = set()
+    out: list[tuple[str, str]] = []
+    model["merges"].list()
+    for index, merge in enumerate(model["merges"].value):
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            raise model["merges"][index].refuse('expected two tokens, ["a", "b"] or "a b"')
+        pair = left, right = parts[0], parts[1]
+        for token in (left, right, left + right):
+            if token not in vocab:
+                why = "is an added token" if token in specials else "is not in the vocabulary"
+                raise model["merges"][index].refuse(f"it joins {left!r} and {right!r}, but {token!r} {why}")
+        if pair in seen:
+            raise model["merges"][index].refuse("this merge is listed before, and it is not clear which rank counts")
+        seen.add(pair)
+        out.append(pair)
+    return out
