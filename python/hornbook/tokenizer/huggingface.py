@@ -135,14 +135,15 @@ def from_json(content: Mapping[str, Any]) -> tuple[BPE, Extras]:
     names = dict(model["vocab"].mapping())
     for token in specials:
         names.pop(token, None)
-    tokens: dict[str, bytes] = {}
-    for token in names:
+    tokens: dict[int, bytes] = {}
+    for token, id in names.items():
         spelled = unspell(token)
         if spelled is None:
             raise model["vocab"][token].refuse("the token is not spelled in GPT-2's alphabet of bytes" + _ONLY)
-        tokens[token] = spelled
-    merges = _merges(model, names, specials)
-    whole_first = model["ignore_merges"].flag()
+        if id in tokens:
+            raise model["vocab"][token].refuse(f"the id is also that of {spell(tokens[id])!r}")
+        tokens[id] = spelled
+    merges, whole_first = _merges(model, names, specials), model["ignore_merges"].flag()
     pattern = from_pre_tokenizer(
         root["pre_tokenizer"],
         lambda: ends_alike(tokens.values(), [(tokens[a], tokens[b]) for a, b in merges], whole_first),
@@ -151,10 +152,8 @@ def from_json(content: Mapping[str, Any]) -> tuple[BPE, Extras]:
     unk = model["unk_token"]
     if unk.value and unk.text() not in names and unk.text() not in specials:
         raise unk.refuse("it is no token of the vocabulary")
-    pairs = [(names[left], names[right]) for left, right in merges]
-    ordinary = [(id, tokens[token]) for token, id in names.items()]
     try:
-        core = BPE(ordinary, list(specials.items()), pairs, whole_first, pattern)
+        core = BPE(list(tokens.items()), list(specials.items()), merges, whole_first, pattern)
     except TokenizerError as error:
         raise TokenizerError(f"model: {error}") from None
     return core, Extras(template, plain, unk.value or None)
@@ -235,24 +234,27 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-def _merges(model: Field, vocab: Mapping[str, int], specials: Collection[str]) -> list[tuple[str, str]]:
-    """The merges, each of two tokens of the vocabulary, spelled as there."""
-    if model["merges"].value is None:
-        raise model["merges"].refuse("expected the list of merges")
-    seen: set[tuple[str, str]] = set()
-    out: list[tuple[str, str]] = []
-    model["merges"].list()
-    for index, merge in enumerate(model["merges"].value):
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-            raise model["merges"][index].refuse('expected two tokens, ["a", "b"] or "a b"')
-        pair = left, right = parts[0], parts[1]
-        for token in (left, right, left + right):
-            if token not in vocab:
-                why = "is an added token" if token in specials else "is not in the vocabulary"
-                raise model["merges"][index].refuse(f"it joins {left!r} and {right!r}, but {token!r} {why}")
-        if pair in seen:
-            raise model["merges"][index].refuse("this merge is listed before, and it is not clear which rank counts")
-        seen.add(pair)
-        out.append(pair)
+def _merges(model: Field, vocab: Mapping[str, int], specials: Collection[str]) -> list[tuple[int, int]]:
+    """The merges, each as the ids of two tokens of the vocabulary."""
+    merges = model["merges"]
+    if merges.value is None:
+        raise merges.refuse("expected the list of merges")
+    merges.list()
+    out: list[tuple[int, int]] = []
+    for index, merge in enumerate(merges.value):
+        parts = merge.split(" ") if type(merge) is str else merge
+        try:
+            left, right = parts if type(parts) is list else ()
+            vocab[left + right]
+            out.append((vocab[left], vocab[right]))
+        except (TypeError, ValueError, KeyError):
+            if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+                raise merges[index].refuse('expected two tokens, ["a", "b"] or "a b"') from None
+            missing = next(token for token in (*parts, "".join(parts)) if token not in vocab)
+            why = "is an added token" if missing in specials else "is not in the vocabulary"
+            raise merges[index].refuse(f"it joins {parts[0]!r} and {parts[1]!r}, but {missing!r} {why}") from None
+    if len(set(out)) < len(out):
+        seen: set[tuple[int, int]] = set()
+        index = next(i for i, pair in enumerate(out) if pair in seen or seen.add(pair))
+        raise merges[index].refuse("this merge is listed before, and it is not clear which rank counts")
     return out
