@@ -84,6 +84,38 @@ def test_tokenizer(made: Path, capsys, monkeypatch) -> None:
     assert "home" in capsys.readouterr().out.replace("|", "")
 
 
+def test_tokenizer_compare(made: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    small = hb.Tokenizer.train(["the fox and the hen"], 270)
+    small.save(tmp_path / "small.json")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    texts = {"eng": "The fox’s home is red. " * 300, "rus": "Дом лисы красный. " * 300, "zho": "狐狸的家是红色的。"}
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    both = [made / "tok", tmp_path / "small.json"]
+    assert run("tokenizer", "compare", *both, "--text", folder, made / "fables.txt", "--out", tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert "compare.json" in said.err
+    assert "never: bytes: no UTF-8 text has its bytes" in said.out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.out.splitlines() if "│" in line]
+    tok = hb.Tokenizer.load(made / "tok")
+    rate = len(texts["rus"].encode()) / len(tok.encode(texts["rus"]))
+    assert ["rus", f"{len(texts['rus'].encode()):,}", f"{rate:.3f}"] in [row[:3] for row in rows]
+    assert {"eng", "rus", "zho", "fables", "all"} < {row[0] for row in rows}
+    for name in ("bytes_per_token.svg", "token_lengths.svg"):
+        assert "</svg>" in (tmp_path / "out" / name).read_text()
+    written = json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))
+    assert [report["name"] for report in written["tokenizers"]] == ["tok", "small.json"]
+    assert run("tokenizer", "compare", *both, "--text", folder, made / "fables.txt", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == written
+    assert written["tokenizers"][1]["measures"]["zho"]["ratio"]["low"] is None
+    # Without --text: what is there without a network.
+    monkeypatch.setenv("HORNBOOK_DATA", str(tmp_path))
+    folder.rename(tmp_path / "udhr")
+    assert run("tokenizer", "compare", made / "tok", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["texts"]) == ["fables", "python", "eng", "rus", "zho", "all"]
+
+
 def test_a_tokenizer_reads_files_by_windows_and_corpora_by_documents(made: Path, tmp_path: Path) -> None:
     from hornbook.corpora import documents, files_or_documents
 
@@ -120,6 +152,12 @@ def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
         (["tokenizer", "train", "{latin}", "--out", "t"], 1, "not UTF-8"),
         (["tokenizer", "train", "{latin}", "--out", "t", "--threads", "-1"], 1, "num_threads"),
         (["tokenizer", "decode", "--tokenizer", "{made}/tok"], 1, "which ids?"),
+        (["tokenizer", "compare"], 1, "which tokenizers?"),
+        (["tokenizer", "compare", "nowhere"], 1, "nowhere: no such tokenizer"),
+        (["tokenizer", "compare", "{made}/tok", "{made}/tok"], 1, "is given twice"),
+        (["tokenizer", "compare", "{made}/tok", "--text", "missing.txt"], 1, "missing.txt: no such file"),
+        (["tokenizer", "compare", "{made}/tok", "--text", "{empty}"], 1, "'empty' is empty"),
+        (["tokenizer", "compare", "{made}/tok", "--text", "{latin}"], 1, "not UTF-8"),
         (["prepare", "--tokenizer", "{made}/tok", "--out", "s"], 1, "which text?"),
         (["tokenizer", "decode", "one", "--tokenizer", "{made}/tok"], 1, "whole numbers"),
         (["prepare", "missing.txt", "--tokenizer", "{made}/tok", "--out", "s"], 1, "missing.txt: no such file"),

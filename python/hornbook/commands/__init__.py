@@ -19,7 +19,7 @@ from tyro.conf import Positional, arg
 from ..benchmarks.commands import bench_kernels, bench_model
 from ..errors import ConfigError
 from .common import Kernels, Sources, named, note, open_tokenizer, parse_size, spinner, use
-from .tokenizer import tokenizer_decode, tokenizer_encode, tokenizer_show, tokenizer_train
+from .tokenizer import tokenizer_compare, tokenizer_decode, tokenizer_encode, tokenizer_show, tokenizer_train
 
 
 def demo(
@@ -264,6 +264,7 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
         "encode": tokenizer_encode,
         "decode": tokenizer_decode,
         "show": tokenizer_show,
+        "compare": tokenizer_compare,
     },
     "prepare": prepare,
     "train": train,

@@ -242,13 +242,13 @@ def _merges(model: Field, vocab: Mapping[str, int], specials: Collection[str]) -
     merges.list()
     out: list[tuple[int, int]] = []
     for index, merge in enumerate(merges.value):
-        parts = merge.split(" ") if type(merge) is str else merge
+        parts = merge.split(" ") if type(merge) is str else merge if type(merge) is list else []
         try:
-            left, right = parts if type(parts) is list else ()
+            left, right = parts
             vocab[left + right]
             out.append((vocab[left], vocab[right]))
         except (TypeError, ValueError, KeyError):
-            if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            if len(parts) != 2 or not all(isinstance(part, str) for part in parts):
                 raise merges[index].refuse('expected two tokens, ["a", "b"] or "a b"') from None
             missing = next(token for token in (*parts, "".join(parts)) if token not in vocab)
             why = "is an added token" if missing in specials else "is not in the vocabulary"

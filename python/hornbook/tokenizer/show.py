@@ -16,7 +16,7 @@ VISIBLE = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍", "\0": "␀"})
 def pieces(text: str, tokenizer: Any) -> list[tuple[int, str]]:
     """Each id of ``text`` with its token, readable: bytes that are no whole character as <e4>."""
     ids = tokenizer.encode(text, allowed_special="all")
-    return [(id, _readable(tokenizer.decode_bytes([id]))) for id in ids]
+    return [(id, readable(tokenizer.decode_bytes([id]))) for id in ids]
 
 
 def show(text: str, tokenizer: Any, *, color: bool | None = None, ids: bool = False) -> Text | str:
@@ -43,7 +43,7 @@ def show(text: str, tokenizer: Any, *, color: bool | None = None, ids: bool = Fa
     return out
 
 
-def _readable(token: bytes) -> str:
+def readable(token: bytes) -> str:
     """The token as text; a byte that is part of no whole character here becomes <..> in hex."""
     text = token.decode("utf-8", "surrogateescape")
     return "".join(f"<{ord(c) - 0xDC00:02x}>" if "\udc80" <= c <= "\udcff" else c for c in text).translate(VISIBLE)
