@@ -272,7 +272,9 @@ def test_what_a_format_cannot_hold_is_said(by_pattern, tmp_path, caplog):
         ({256: b"bc", 257: b"ab", 258: b"abc"}, [(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")], True),
         ({256: b"abc", 257: b"ab"}, [(b"a", b"b"), (b"ab", b"c")], True),
         ({256: b"ab", 257: b"xyz"}, [(b"a", b"b")], True),
-        ({256: b"aa", 257: b"aaa"}, [(b"a", b"a"), (b"a", b"aa"), (b"aa", b"a")], True),
+        # "aaa" is aa|a after the first merge, and a|aa never comes up.
+        ({256: b"aa", 257: b"aaa"}, [(b"a", b"a"), (b"a", b"aa"), (b"aa", b"a")], False),
+        ({256: b"aa", 257: b"aaa"}, [(b"a", b"a"), (b"a", b"aa")], True),
     ],
 )
 def test_ranks_that_may_say_something_else(tokens, merges, differs, tmp_path, caplog):
@@ -283,11 +285,16 @@ def test_ranks_that_may_say_something_else(tokens, merges, differs, tmp_path, ca
     texts = ["".join(letters) for n in range(1, 7) for letters in itertools.product("abc", repeat=n)] + ["xyz"]
     if not differs:
         assert all(ranks.encode(text) == tok.encode(text) for text in texts)
+    elif tokens.get(256) != b"abc":  # out of order, but it happens to say the same
+        assert any(ranks.encode(text) != tok.encode(text) for text in texts)
 
 
 def test_training_leads_to_ranks_that_say_the_same(trained, tmp_path, caplog):
     for tok in trained.values():
         tok.save(tmp_path / "x.tiktoken")
+        # So do the merges that are written for ranks.
+        Tokenizer.load(tmp_path / "x.tiktoken").save(tmp_path / "x.json")
+        Tokenizer.load(tmp_path / "x.json").save(tmp_path / "y.tiktoken")
     assert not caplog.text
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
+from pathlib import Path
 
+import hornbook
 import pytest
 from hornbook import Tokenizer
 from hornbook.errors import TokenizerError
@@ -232,6 +235,9 @@ def test_a_template_lives_as_long_as_the_tokenizer(stdlib_text, tmp_path):
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert theirs.encode("def f").ids == tok.apply_template(tok.encode("def f"))
     assert theirs.encode("a", "b").ids == tok.apply_template(tok.encode("a")) + tok.apply_template(tok.encode("b"))
+    auto = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(tmp_path)
+    assert auto.encode("def f") == tok.apply_template(tok.encode("def f"))
+    assert (auto.bos_token, auto.eos_token) == ("<s>", "</s>")
     with pytest.raises(TokenizerError, match="'<x>', which is no special token"):
         tok.with_template(["<x>"])
     with pytest.raises(TokenizerError, match=r"write \('<s>',\)"):
@@ -502,3 +508,12 @@ def test_regexes_give_the_same_pieces_there(regex, model, samples, tmp_path):
         ids = ours.encode(text)
         assert theirs.encode(text).ids == ids, repr(text)
         assert again.encode(text).ids == ids, repr(text)
+
+
+def test_the_example_of_the_docs(stdlib_text):
+    pytest.importorskip("transformers")
+    page = (Path(__file__).parents[2] / "docs" / "tokenizer.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names = {"hb": hornbook, "texts": [stdlib_text[:20_000]]}
+    exec(code, names)
+    assert names["theirs"].bos_token == "<s>"

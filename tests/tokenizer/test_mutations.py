@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from hornbook import Tokenizer
@@ -49,6 +50,7 @@ def valid() -> list[dict]:
 
 
 VALID = valid()
+FILES: dict[Path, bytes] = {}  # vocab.json, merges.txt, added_tokens.json, a .tiktoken file and the one beside it
 
 
 @st.composite
@@ -110,7 +112,7 @@ def loaded(path) -> Tokenizer | None:
     return None
 
 
-@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(content=mutated())
 def test_mutated_tokenizer_json(content, tmp_path_factory):
     pytest.importorskip("tokenizers")
@@ -136,24 +138,27 @@ def test_the_valid_ones(content, tmp_path):
     assert ours.decode(ours.encode(TEXTS[0], allowed_special="all")) == TEXTS[0]
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_mutated_bytes_of_the_other_files(data, tmp_path_factory):
-    """vocab.json, merges.txt, added_tokens.json, .tiktoken and the file beside it, with some bytes changed."""
+    """One of `FILES` with some bytes changed."""
     folder = tmp_path_factory.getbasetemp() / "files"
-    tok = Tokenizer.train(["the then than <s> é"] * 3, 266, pattern="gpt2", special_tokens=["<s>"])
-    tok.save(folder, format="gpt2")
-    (folder / "added_tokens.json").write_text('{"<t>": 266}')
-    tok.save(folder / "a.tiktoken")
-    names = ["vocab.json", "merges.txt", "added_tokens.json", "a.tiktoken", "a.tiktoken.json"]
-    name = data.draw(st.sampled_from(names))
-    raw = bytearray((folder / name).read_bytes())
+    if not FILES:
+        tok = Tokenizer.train(["the then than <s> é"] * 3, 266, pattern="gpt2", special_tokens=["<s>"])
+        tok.save(folder, format="gpt2")
+        (folder / "added_tokens.json").write_text('{"<t>": 266}')
+        tok.save(folder / "a.tiktoken")
+        FILES.update({path: path.read_bytes() for path in folder.iterdir()})
+    for path, content in FILES.items():
+        path.write_bytes(content)
+    changed = data.draw(st.sampled_from(sorted(FILES)))
+    raw = bytearray(FILES[changed])
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(raw) - 1))
         end = data.draw(st.sampled_from([at, at + 1, at + 10, len(raw)]))
         raw[at:end] = data.draw(st.sampled_from([b"", b"\x00", b"\xff", b'"', b"[", b"-", b"9", b" ", b"\n", b"a b"]))
         raw = raw or bytearray(b" ")
-    (folder / name).write_bytes(raw)
+    changed.write_bytes(raw)
     for path in (folder / "vocab.json", folder / "a.tiktoken"):
         made = loaded(path)
         if made is not None:

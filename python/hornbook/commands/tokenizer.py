@@ -108,7 +108,10 @@ def tokenizer_compare(
     as_json: Annotated[bool, arg(name="json")] = False,
     seed: int = 0,
 ) -> None:
-    """Compare tokenizers: bytes per token, tokens per word, tokens that are never used or reached, what they share.
+    """Measure tokenizers on texts, and find tokens that are never used.
+
+    Bytes per token, tokens per word, tokens that the texts do not use or that no text can become, and what the
+    vocabularies share.
 
     Args:
         tokenizers: folders, files, or gpt2, cl100k_base, o200k_base; the others are measured against the first.

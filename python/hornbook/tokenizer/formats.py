@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,21 +183,28 @@ def save_json(path: Path, content: Any) -> None:
 def warn_of_ranks(tokenizer: Tokenizer) -> None:
     """Says so if the rule "ranks", which is tiktoken's, may lead to other ids than the tokenizer's own.
 
-    It does not if each token is made of the two that the merges before it leave of its bytes, in the order of ids:
-    then nothing else ever comes up.
+    It does not if the merges go by the ids of what they make, and are either all that the ranks allow, or for each
+    token have the two that the merges before leave of its bytes: then nothing else ever comes up.
     """
     if tokenizer.rule == "ranks":
         return
-    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
-    ids = ordinary(tokenizer)
-    made = [left + right for left, right in tokenizer.merges]
-    order = [ids[token] for token in made]
-    odd = {token for token in ids if len(token) > 1} - set(made)
-    odd |= {a for a, b, c in zip(made, order, order[1:], strict=False) if b >= c}
-    odd |= {t for rank, t in enumerate(made) if tuple(join(t, ranks, below=rank)) != tokenizer.merges[rank]}
+    ids, merges = ordinary(tokenizer), tokenizer.merges
+    made = [left + right for left, right in merges]
+    odd = {late for early, late in pairwise(made) if ids[early] > ids[late]}
+    if tokenizer.rule != "merges" and not odd:
+        ways = sum(t[:cut] in ids and t[cut:] in ids for t in ids for cut in range(1, len(t)))
+        if ways == len(merges):
+            return
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    lowest = dict(zip(reversed(made), range(len(made) - 1, -1, -1), strict=True))
+    odd |= {token for token in ids if len(token) > 1} - lowest.keys()
+    for token, rank in lowest.items():
+        parts = join(token, ranks, below=rank)
+        if len(parts) != 2 or (parts[0], parts[1]) not in ranks:
+            odd.add(token)
     if odd:
         log.warning(
-            "tiktoken's rule joins any neighbours that are a token together; here it can give other ids than the "
+            "tiktoken's rule joins any neighbours that are a token together; here it may give other ids than the "
             "merges do, for instance where the text has %r",
             min(odd, key=lambda token: ids[token]),
         )

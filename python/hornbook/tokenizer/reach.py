@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Literal
@@ -40,6 +40,7 @@ MORE = (
     "Aa",
 )
 ROUNDS = (40, 1000)  # contexts for a token that is no whole text: a few, and then many for those that are left
+MOST_TEXTS = 2_000_000  # to try in a round, if so many tokens are left that all contexts would be too many
 
 
 @dataclass(frozen=True)
@@ -65,41 +66,54 @@ def never_reached(tokenizer: Tokenizer) -> list[Unreached]:
     """
     specials = set(tokenizer.special_tokens.values())
     left = {id: token for id, token in tokenizer.vocab.items() if id not in specials}
-    impossible = set(left)
     whole = {id: text for id, token in left.items() if (text := _text(token)) is not None}
+    impossible = left.keys() - whole.keys()
     for before, after in ((("",), ("",)), (AROUND, AROUND), (MORE, AROUND), (AROUND, MORE)):
-        pairs = list(product(before, after))
-        found = _found(tokenizer, {i: [a + t + b for a, b in pairs] for i, t in whole.items() if i in left})
-        left = {id: token for id, token in left.items() if id not in found}
-    impossible -= whole.keys()
+        tried = [id for id in left if id in whole]
+        pairs = list(product(before, after))[: max(1, MOST_TEXTS // max(1, len(tried)))]
+        for id in _found(tokenizer, ((id, [a + whole[id] + b for a, b in pairs]) for id in tried)):
+            del left[id]
     for most in ROUNDS:
-        texts = {id: list(islice(_completed(token), most)) for id, token in left.items() if id not in whole}
+        tried = [id for id in left if id not in whole]
+        most = min(most, max(1, MOST_TEXTS // max(1, len(tried))))
+        texts = {id: list(islice(_completed(left[id]), most)) for id in tried}
         impossible -= {id for id, found in texts.items() if found}
-        found = _found(tokenizer, texts)
-        left = {id: token for id, token in left.items() if id not in found}
-    impossible &= left.keys()
+        for id in _found(tokenizer, texts.items()):
+            del left[id]
     inside = {token[i:j] for token in left.values() for i in range(len(token)) for j in range(i + 2, len(token) + 1)}
     ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges if inside else ()) if b"".join(pair) in inside}
     out = []
-    for id, token in left.items():
+    for id, token in sorted(left.items()):
         becomes = tuple(join(token, ranks))
-        reason: Reason = "pattern" if id in whole else "neighbours"
-        if id in impossible:
-            reason = "bytes"
-        elif len(becomes) > 1:
-            reason = "merges"
+        reason: Reason = "bytes" if id in impossible else "merges" if len(becomes) > 1 else "neighbours"
+        if reason == "neighbours" and id in whole:
+            reason = "pattern"
         out.append(Unreached(id, token, reason, becomes))
-    return sorted(out, key=lambda found: found.id)
+    return out
 
 
-def _found(tokenizer: Tokenizer, texts: Mapping[int, Sequence[str]]) -> set[int]:
+def _found(tokenizer: Tokenizer, texts: Iterable[tuple[int, Sequence[str]]]) -> set[int]:
     """The ids that occur in the ids of one of their texts."""
-    wanted = np.repeat(np.fromiter(texts, np.int64, len(texts)), [len(found) for found in texts.values()])
-    flat, offsets = tokenizer.encode_batch_to_numpy(
-        [text for found in texts.values() for text in found], disallowed_special=()
-    )
-    owner = np.repeat(wanted, np.diff(offsets))
-    return set(owner[flat == owner].tolist())
+    found: set[int] = set()
+    for owners, batch in _batches(texts):
+        flat, offsets = tokenizer.encode_batch_to_numpy(batch, disallowed_special=())
+        owner = np.repeat(np.array(owners), np.diff(offsets))
+        found.update(owner[flat == owner].tolist())
+    return found
+
+
+def _batches(texts: Iterable[tuple[int, Sequence[str]]]) -> Iterator[tuple[list[int], list[str]]]:
+    """Some hundred thousand texts at a time, and the id that each is for."""
+    owners: list[int] = []
+    batch: list[str] = []
+    for id, several in texts:
+        owners += [id] * len(several)
+        batch += several
+        if len(batch) >= 100_000:
+            yield owners, batch
+            owners, batch = [], []
+    if batch:
+        yield owners, batch
 
 
 def _text(token: bytes) -> str | None:
