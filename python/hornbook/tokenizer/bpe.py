@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -48,8 +46,6 @@ class Tokenizer(Exchange):
     the order of the list (trained here, tokenizer.json, vocab.json + merges.txt). ``"ranks"``: a pre-token that
     is a token is taken whole, else any neighbours that together are a token join, lowest id first (tiktoken).
     """
-
-    _hash: str | None = None
 
     def __init__(self) -> None:
         raise TypeError("use Tokenizer.train, .load, .from_vocab, .from_tiktoken or .from_huggingface")
@@ -335,49 +331,7 @@ class Tokenizer(Exchange):
         """Decodes ids one at a time without ever splitting a character."""
         return StreamDecoder(self)
 
-    # ---- what it is ----
-
-    @cached_property
-    def vocab(self) -> dict[int, bytes]:
-        """The bytes of every id, special tokens included."""
-        return dict(self._core.tokens())
-
-    @cached_property
-    def merges(self) -> list[tuple[bytes, bytes]]:
-        """The merges in order. With the rule "ranks", every way to make a token of two others, in the order of ids."""
-        return self._core.merges()
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids there are, special tokens included: one more than the highest."""
-        return self._core.vocab_size
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """The special tokens and their ids."""
-        return dict(self._specials)
-
-    @property
-    def eot_id(self) -> int | None:
-        """The id of <|endoftext|>, which ends a document; None if there is none."""
-        return self._specials.get(EOT)
-
-    @property
-    def pattern(self) -> str | None:
-        """The name of the pattern, or the regex, or None."""
-        return self._core.pattern
-
-    @property
-    def rule(self) -> str:
-        """ "merges", "merges, whole pieces first" or "ranks"; see the class."""
-        return self._core.rule
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 (hex) of everything that decides ids: vocabulary, merges, rule, pattern, special tokens."""
-        if self._hash is None:
-            self._hash = hashlib.sha256(self._core.state()).hexdigest()
-        return self._hash
+    # ---- as an object ----
 
     def __len__(self) -> int:
         return self.vocab_size

@@ -1,15 +1,17 @@
-"""The part of `Tokenizer` that deals with the files and objects of other libraries."""
+"""The part of `Tokenizer` that says what it is, and deals with the files and objects of other libraries."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .._core import BPE
-from .base import Ids, plain_ids
+from .base import EOT, Ids, plain_ids
 from .template import Extras, Template, checked
 
 if TYPE_CHECKING:
@@ -17,15 +19,14 @@ if TYPE_CHECKING:
     import tokenizers
     import transformers
 
-    from .bpe import Tokenizer
-
 
 class Exchange:
-    """Loading, saving, and the template that a tokenizer.json may hold. `Tokenizer` is the class to use."""
+    """What a tokenizer is, where it comes from and what it becomes. `Tokenizer` is the class to use."""
 
     _core: BPE
     _specials: dict[str, int]
     _extras: Extras
+    _hash: str | None = None
 
     @classmethod
     def _wrap(cls, core: BPE, extras: Extras = Extras()) -> Self:  # noqa: B008 (immutable)
@@ -34,6 +35,50 @@ class Exchange:
         self._specials = dict(core.special_tokens)
         self._extras = extras
         return self
+
+    # ---- what it is ----
+
+    @cached_property
+    def vocab(self) -> dict[int, bytes]:
+        """The bytes of every id, special tokens included."""
+        return dict(self._core.tokens())
+
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """The merges in order. With the rule "ranks", every way to make a token of two others, in the order of ids."""
+        return self._core.merges()
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, special tokens included: one more than the highest."""
+        return self._core.vocab_size
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The special tokens and their ids."""
+        return dict(self._specials)
+
+    @property
+    def eot_id(self) -> int | None:
+        """The id of <|endoftext|>, which ends a document; None if there is none."""
+        return self._specials.get(EOT)
+
+    @property
+    def pattern(self) -> str | None:
+        """The name of the pattern, or the regex, or None."""
+        return self._core.pattern
+
+    @property
+    def rule(self) -> str:
+        """ "merges", "merges, whole pieces first" or "ranks"; see the class."""
+        return self._core.rule
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of everything that decides ids: vocabulary, merges, rule, pattern, special tokens."""
+        if self._hash is None:
+            self._hash = hashlib.sha256(self._core.state()).hexdigest()
+        return self._hash
 
     # ---- from others ----
 
@@ -148,7 +193,7 @@ class Exchange:
         """
         from .formats import save
 
-        save(cast("Tokenizer", self), Path(path), format)
+        save(self, Path(path), format)
 
     def to_tiktoken(self) -> tiktoken.Encoding:
         """The same vocabulary as a ``tiktoken.Encoding``, which follows the rule "ranks".
@@ -160,7 +205,7 @@ class Exchange:
         """
         from .objects import to_tiktoken
 
-        return to_tiktoken(cast("Tokenizer", self))
+        return to_tiktoken(self)
 
     def to_huggingface(self, **options: Any) -> transformers.PreTrainedTokenizerFast:
         """The same tokenizer as a ``transformers.PreTrainedTokenizerFast``, whose ``save_pretrained`` writes a
@@ -173,4 +218,4 @@ class Exchange:
         """
         from .objects import to_huggingface
 
-        return to_huggingface(cast("Tokenizer", self), options)
+        return to_huggingface(self, options)

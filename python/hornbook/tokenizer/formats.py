@@ -21,7 +21,7 @@ from .joins import join
 from .template import Extras
 
 if TYPE_CHECKING:
-    from .bpe import Tokenizer
+    from .exchange import Exchange
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ def from_vocab(
     return BPE(tokens, specials, listed, False, pattern)
 
 
-def save(tokenizer: Tokenizer, path: Path, format: str | None) -> None:
+def save(tokenizer: Exchange, path: Path, format: str | None) -> None:
     """What `Tokenizer.save` does."""
     if format is None:
         format = "tiktoken" if path.suffix == ".tiktoken" else "huggingface"
@@ -180,7 +180,7 @@ def save_json(path: Path, content: Any) -> None:
     _write(path, _json(content))
 
 
-def warn_of_ranks(tokenizer: Tokenizer) -> None:
+def warn_of_ranks(tokenizer: Exchange) -> None:
     """Says so if the rule "ranks", which is tiktoken's, may lead to other ids than the tokenizer's own.
 
     It does not if the merges go by the ids of what they make, and are either all that the ranks allow, or for each
@@ -210,7 +210,7 @@ def warn_of_ranks(tokenizer: Tokenizer) -> None:
         )
 
 
-def ordinary(tokenizer: Tokenizer) -> dict[bytes, int]:
+def ordinary(tokenizer: Exchange) -> dict[bytes, int]:
     """All tokens but the special ones, by id."""
     special = set(tokenizer.special_tokens.values())
     return {token: id for id, token in tokenizer.vocab.items() if id not in special}

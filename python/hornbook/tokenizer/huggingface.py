@@ -13,7 +13,7 @@ from .pretokenizer import BYTE_LEVEL, ends_alike, from_pre_tokenizer, to_pre_tok
 from .template import Extras, from_processor, to_processor
 
 if TYPE_CHECKING:
-    from .bpe import Tokenizer
+    from .exchange import Exchange
 
 # GPT-2 writes a byte as one visible character: printable Latin-1 as itself, the others from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -39,7 +39,7 @@ def unspell(token: str) -> bytes | None:
 # ---- writing ----
 
 
-def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
+def to_json(tokenizer: Exchange) -> dict[str, Any]:
     """The content of a tokenizer.json that gives the same ids (special tokens are always read as such there)."""
     specials, extras = tokenizer.special_tokens, tokenizer._extras
     # Special tokens are in the vocabulary too: only so does `tokenizers` keep ids that leave holes.
@@ -79,7 +79,7 @@ def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def roles(tokenizer: Tokenizer) -> dict[str, str]:
+def roles(tokenizer: Exchange) -> dict[str, str]:
     """Which special token `transformers` is to take for what, as far as it is known."""
     template = tokenizer.template
     first, last = (template.prefix[:1], template.suffix[-1:]) if template else ((), ())
@@ -89,7 +89,7 @@ def roles(tokenizer: Tokenizer) -> dict[str, str]:
     return known | ({"unk_token": tokenizer._extras.unk_token} if tokenizer._extras.unk_token else {})
 
 
-def config(tokenizer: Tokenizer) -> dict[str, Any]:
+def config(tokenizer: Exchange) -> dict[str, Any]:
     """The content of tokenizer_config.json, without which transformers' AutoTokenizer does not find its class."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -174,7 +174,7 @@ def _model(model: Field) -> Field:
     if model["type"].value not in ("BPE", None):
         raise model["type"].refuse("expected BPE" + _ONLY)
     model.only(_MODEL)
-    model.off("encoding leaves no merge to chance; set it to null", "dropout")
+    model.off("dropout is an option of encode here, not of the tokenizer; set it to null", "dropout")
     model.off("this is not byte-level BPE" + _ONLY, "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     for token, id in model["vocab"].mapping().items():
         if not is_id(id):

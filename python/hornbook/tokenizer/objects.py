@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import tokenizers
     import transformers
 
-    from .bpe import Tokenizer
+    from .exchange import Exchange
 
 
 def from_tiktoken(encoding: str | tiktoken.Encoding) -> BPE:
@@ -43,7 +43,7 @@ def from_tiktoken(encoding: str | tiktoken.Encoding) -> BPE:
     return BPE(tokens, list(encoding._special_tokens.items()), None, True, encoding._pat_str)
 
 
-def to_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
+def to_tiktoken(tokenizer: Exchange) -> tiktoken.Encoding:
     """What `Tokenizer.to_tiktoken` does."""
     try:
         import tiktoken
@@ -65,7 +65,7 @@ def to_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
     )
 
 
-def to_huggingface(tokenizer: Tokenizer, options: dict[str, Any]) -> transformers.PreTrainedTokenizerFast:
+def to_huggingface(tokenizer: Exchange, options: dict[str, Any]) -> transformers.PreTrainedTokenizerFast:
     """What `Tokenizer.to_huggingface` does."""
     try:
         from tokenizers import Tokenizer as Backend

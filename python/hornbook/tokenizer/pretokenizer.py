@@ -12,7 +12,7 @@ from .joins import join
 from .oniguruma import from_oniguruma, to_oniguruma
 
 if TYPE_CHECKING:
-    from .bpe import Tokenizer
+    from .exchange import Exchange
 
 # Llama 3's. It differs from cl100k only where white space with a newline in it ends a text: this one cuts after the
 # last newline. Libraries that know patterns by their spelling know this one.
@@ -28,7 +28,7 @@ DIGITS = {True: r"\p{N}" + _BETWEEN, False: r"\p{N}+" + _BETWEEN}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
-def to_pre_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+def to_pre_tokenizer(tokenizer: Exchange) -> dict[str, Any]:
     """The ``pre_tokenizer``, in the spelling that most libraries know if there are several."""
     pattern, core = tokenizer.pattern, tokenizer._core
     if pattern is None:
