@@ -82,7 +82,10 @@ def from_pre_tokenizer(pre: Field, alike: Callable[[], bool]) -> str | None:
         steps = list(pre.only(["type", "pretokenizers"])["pretokenizers"].list())
     kinds = [step["type"].value if step.value is not None else None for step in steps]
     if kinds not in (["ByteLevel"], ["Split", "ByteLevel"], ["Digits", "ByteLevel"]):
-        raise pre.refuse("expected ByteLevel, or one Split or Digits and then ByteLevel; use the package tokenizers")
+        raise pre.refuse(
+            f"expected ByteLevel, or one Split or Digits and then ByteLevel, found {', '.join(map(str, kinds))}; "
+            "use the package tokenizers for this file"
+        )
     last = steps[-1].only(BYTE_LEVEL)
     if last["add_prefix_space"].flag(default=True):
         raise last["add_prefix_space"].refuse("it puts a space before every text; Hornbook encodes text as it is")
