@@ -99,7 +99,7 @@ impl ShortCounter {
     #[inline]
     fn reserve(&mut self, more: usize) {
         if self.len + more > self.lines.get().len() {
-            let size = ((self.len + more) * 2).next_power_of_two().max(1 << 11);
+            let size = (self.len + more).next_power_of_two().max(1 << 10);
             let lines = Pages::zeroed(size).expect("there is no memory for the counts");
             let old = std::mem::replace(self, ShortCounter { lines, len: 0 });
             old.iter().for_each(|(key, count)| self.add(key, piece::hash(key), count));
