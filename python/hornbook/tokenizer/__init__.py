@@ -2,11 +2,13 @@
 
 from .base import StreamDecoder, TokenizerLike, id_dtype
 from .bpe import Tokenizer
+from .counts import Counts
 from .show import show
 from .simple import CharTokenizer, WordTokenizer, load
 
 __all__ = [
     "CharTokenizer",
+    "Counts",
     "StreamDecoder",
     "Tokenizer",
     "TokenizerLike",
