@@ -20,15 +20,12 @@ class BPE:
     ) -> BPE: ...
     @staticmethod
     def train(
-        texts: Iterable[str] | None,
-        paths: Sequence[str | os.PathLike[str]],
+        counts: Counts,
+        take: bool,
         vocab_size: int,
-        pattern: str | None,
-        special_tokens: Sequence[str],
         tie: str,
         min_frequency: int,
         max_token_length: int | None,
-        num_threads: int,
         progress: Callable[[str, int, int | None], Any] | None,
     ) -> BPE: ...
     @staticmethod
@@ -65,6 +62,41 @@ class BPE:
     def regex(self) -> str | None: ...
     @property
     def oniguruma(self) -> str | None: ...
+
+class Counts:
+    @staticmethod
+    def count(
+        files: Sequence[tuple[str | os.PathLike[str], str, str | None]],
+        document_end: str | None,
+        texts: Iterable[str] | None,
+        total: int | None,
+        pattern: str | None,
+        special_tokens: Sequence[str],
+        num_threads: int,
+        progress: Callable[[str, int, int | None], Any] | None,
+    ) -> Counts: ...
+    @staticmethod
+    def merge(counts: Iterable[Counts]) -> Counts: ...
+    @staticmethod
+    def from_bytes(data: bytes) -> Counts: ...
+    def to_bytes(self) -> bytes: ...
+    def most_common(self, most: int) -> list[tuple[str, int]]: ...
+    @property
+    def pattern(self) -> str | None: ...
+    @property
+    def special_tokens(self) -> list[str]: ...
+    @property
+    def texts(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def pieces(self) -> tuple[int, int]: ...
+
+class Reading:
+    def __new__(
+        cls, files: Sequence[tuple[str | os.PathLike[str], str, str | None]], document_end: str | None
+    ) -> Reading: ...
+    def next(self) -> tuple[list[str], int] | None: ...
 
 class Stream:
     def push(self, chunk: str | None) -> list[int]: ...

@@ -19,7 +19,7 @@ from .errors import HornbookError, nearest
 ABOUT = {
     "demo": "text in, story out: corpus, tokenizer, model, training and writing in about three minutes",
     "corpus": "what there is to read: list, show, write",
-    "tokenizer": "byte-level BPE: train, encode, decode, show, compare",
+    "tokenizer": "byte-level BPE: train, count, encode, decode, show, compare",
     "prepare": "text → token shards",
     "train": "token shards → a trained model, resumable",
     "sample": "a trained model → text",

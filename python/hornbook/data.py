@@ -21,6 +21,7 @@ from torch import Tensor
 
 from . import files
 from .corpora import documents
+from .documents import Files
 from .errors import ConfigError, DataError
 from .shards import Gathered, ShardWriter, Split, read_split
 from .tokenizer import load as load_tokenizer
@@ -151,7 +152,7 @@ def prepare(
             "tokenizer": tokenizer.hash,
             "vocab_size": tokenizer.vocab_size,
             "eot_id": _eot(tokenizer),
-            "source": str(source) if isinstance(source, str | Path) else None,
+            "source": str(source) if isinstance(source, str | Path | Files) else None,
             "splits": {name: writer.finish() for name, writer in writers.items()},
         }
         files.write_json(directory / "manifest.json", manifest)
@@ -306,7 +307,7 @@ def _assign(source: Source, heldout: float | Iterable[str]) -> Iterator[tuple[st
         return
     if not 0 <= heldout < 1:
         raise ConfigError(f"the held-out share must be at least 0 and below 1, not {heldout}")
-    texts = iter(documents(source))
+    texts = filter(None, documents(source))
     first, second = next(texts, None), next(texts, None)
     if first is None:
         raise DataError("the corpus is empty: there is nothing to learn from")

@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
@@ -10,6 +10,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::cut;
 use crate::error::{Error, Result, Watch};
+use crate::input::Stream;
 use crate::pages::Pages;
 use crate::piece::{self, Key};
 use crate::special::Specials;
@@ -99,7 +100,7 @@ impl ShortCounter {
     #[inline]
     fn reserve(&mut self, more: usize) {
         if self.len + more > self.lines.get().len() {
-            let size = ((self.len + more) * 2).next_power_of_two().max(1 << 11);
+            let size = (self.len + more).next_power_of_two().max(1 << 10);
             let lines = Pages::zeroed(size).expect("there is no memory for the counts");
             let old = std::mem::replace(self, ShortCounter { lines, len: 0 });
             old.iter().for_each(|(key, count)| self.add(key, piece::hash(key), count));
@@ -179,8 +180,9 @@ pub struct Counting {
     pattern: Pattern,
     specials: Specials,
     threads: Vec<(Splitter, Counter)>,
-    /// Bytes counted so far, for the progress report.
-    done: u64,
+    /// Texts and their bytes that were counted so far.
+    texts: u64,
+    bytes: u64,
 }
 
 /// One thread's bite. Small enough that threads end together and a stop is obeyed soon.
@@ -190,7 +192,7 @@ impl Counting {
     pub fn new(pattern: Pattern, specials: Specials, threads: usize) -> Result<Self> {
         let splitter = pattern.splitter()?;
         let threads = (0..threads.max(1)).map(|_| (splitter.clone(), Counter::default())).collect();
-        Ok(Counting { pattern, specials, threads, done: 0 })
+        Ok(Counting { pattern, specials, threads, texts: 0, bytes: 0 })
     }
 
     pub fn pattern(&self) -> &Pattern {
@@ -201,8 +203,12 @@ impl Counting {
         &self.specials
     }
 
+    pub fn texts(&self) -> u64 {
+        self.texts
+    }
+
     pub fn bytes(&self) -> u64 {
-        self.done
+        self.bytes
     }
 
     /// Counts the pieces of some texts. `total`, if known, is the size of all texts to come.
@@ -215,23 +221,14 @@ impl Counting {
         let size: usize = texts.iter().map(|text| text.len()).sum();
         let (next, stop, done) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicU64::new(0));
         let specials = &self.specials;
-        let work = |(splitter, counter): &mut (Splitter, Counter)| -> Result<()> {
+        let work = |state: &mut (Splitter, Counter)| -> Result<()> {
             while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                specials.for_each_part(part, |start, end, special| {
-                    if special.is_some() {
-                        return Ok(());
-                    }
-                    let text = &part[start..end];
-                    splitter.for_each_batch(text, false, |spans| {
-                        counter.add_all(text.as_bytes(), spans);
-                        if stop.load(Ordering::Relaxed) { Err(Error::stopped()) } else { Ok(()) }
-                    })
-                })?;
+                count_part(state, specials, part, &stop)?;
                 done.fetch_add(part.len() as u64, Ordering::Relaxed);
             }
             Ok(())
         };
-        let before = self.done;
+        let before = self.bytes;
         if parts.len() < 2 && size < PART {
             work(&mut self.threads[0])?;
         } else {
@@ -239,8 +236,42 @@ impl Counting {
                 watch.tick("count", before + done.load(Ordering::Relaxed), total)
             })?;
         }
-        self.done += size as u64;
-        watch.tick("count", self.done, total)
+        self.texts += texts.len() as u64;
+        self.bytes += size as u64;
+        watch.tick("count", self.bytes, total)
+    }
+
+    /// Counts what a stream reads, while it reads on. `total`, if known, is how many bytes it will have read.
+    pub fn add_stream(&mut self, stream: Stream, total: Option<u64>, watch: &mut dyn Watch) -> Result<()> {
+        let (stream, stop) = (Mutex::new(stream), AtomicBool::new(false));
+        let [texts, bytes, read] = [const { AtomicU64::new(0) }; 3];
+        let specials = &self.specials;
+        let work = |state: &mut (Splitter, Counter)| -> Result<()> {
+            loop {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::stopped());
+                }
+                let next =
+                    stream.lock().unwrap_or_else(PoisonError::into_inner).next(Duration::from_millis(20))?;
+                let batch = match next {
+                    Some(Some(batch)) => batch,
+                    Some(None) => return Ok(()),
+                    None => continue,
+                };
+                for part in batch.parts() {
+                    count_part(state, specials, part, &stop)?;
+                    bytes.fetch_add(part.len() as u64, Ordering::Relaxed);
+                }
+                texts.fetch_add(batch.texts, Ordering::Relaxed);
+                read.fetch_max(batch.read, Ordering::Relaxed);
+            }
+        };
+        run_watched(&mut self.threads, work, &stop, || {
+            watch.tick("count", read.load(Ordering::Relaxed), total)
+        })?;
+        self.texts += texts.into_inner();
+        self.bytes += bytes.into_inner();
+        watch.tick("count", read.into_inner(), total)
     }
 
     /// All counts together. The order of words depends on the threads; nothing after it may.
@@ -256,6 +287,25 @@ impl Counting {
         }
         all
     }
+}
+
+/// Counts the pieces of a text, or of a part that was cut off where every pattern cuts.
+fn count_part(
+    (splitter, counter): &mut (Splitter, Counter),
+    specials: &Specials,
+    part: &str,
+    stop: &AtomicBool,
+) -> Result<()> {
+    specials.for_each_part(part, |start, end, special| {
+        if special.is_some() {
+            return Ok(());
+        }
+        let text = &part[start..end];
+        splitter.for_each_batch(text, false, |spans| {
+            counter.add_all(text.as_bytes(), spans);
+            if stop.load(Ordering::Relaxed) { Err(Error::stopped()) } else { Ok(()) }
+        })
+    })
 }
 
 /// Runs `work` on a thread for each of `states` and calls `tick` while they run, on the thread that called (the

@@ -1,8 +1,8 @@
 //! Byte-level BPE: training, encoding and decoding.
 //!
 //! The road of a text: [`special`] cuts out special tokens, [`split`] cuts the rest into pre-tokens,
-//! [`merge`] joins the bytes of a pre-token into tokens. Training ([`count`], then [`train`]) finds the
-//! merges. Nothing here knows Python; `python.rs`, behind the feature of that name, is the only module that does.
+//! [`merge`] joins the bytes of a pre-token into tokens. Training ([`count`], over what [`input`] reads, then
+//! [`train`]) finds the merges. Nothing here knows Python; `python.rs`, behind the feature of that name, is the only module that does.
 
 pub mod backtrack;
 pub mod batch;
@@ -13,6 +13,7 @@ pub mod cut;
 pub mod dropout;
 pub mod encode;
 pub mod error;
+pub mod input;
 pub mod merge;
 pub mod pages;
 pub mod pairs;
@@ -20,11 +21,11 @@ pub mod piece;
 #[cfg(feature = "python")]
 mod python;
 pub mod queue;
-pub mod source;
 pub mod special;
 pub mod split;
 pub mod state;
 pub mod stream;
+pub mod tally;
 pub mod tokenizer;
 pub mod train;
 pub mod unicode;

@@ -1,37 +1,33 @@
 //! The Python module `hornbook._core`. Everything here converts arguments and results; nothing computes.
 
+mod counts;
 mod output;
 mod watch;
 
 use std::borrow::Cow;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::{PyOverflowError, PyUnicodeEncodeError};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
-use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
+use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyString};
 
 use crate::batch::{Choice, Encoded, Encoder};
-use crate::count::Counting;
 use crate::dropout::Dropout;
 use crate::encode::Spans;
 use crate::error::Error;
-use crate::source::count_file;
 use crate::special::Specials;
 use crate::split::Pattern;
 use crate::stream::Pending;
 use crate::tokenizer::{Rule, Tokenizer};
 use crate::train::{Options, Tie};
 use crate::vocab::Vocab;
+use counts::Counts;
 use output::{Growing, Lists, Number, list_of};
 use watch::{PyWatch, SHORT, heavy, raise};
-
-/// How much text is taken from an iterable before it is counted, for each thread.
-const WINDOW: usize = 2 << 20;
 
 /// Which special tokens: `None` or `False` for none, `True` for all, or a list of strings.
 #[derive(FromPyObject)]
@@ -213,21 +209,18 @@ impl Bpe {
         Ok(Bpe::wrap(inner.map_err(|error| raise(py, error))?))
     }
 
-    /// Trains on `texts` (an iterable of str), or on the files at `paths` if there are some.
+    /// Learns merges from what was counted. `take` leaves nothing in `counts`, as their memory is wanted back meanwhile.
     #[staticmethod]
-    #[pyo3(signature = (texts, paths, vocab_size, pattern, special_tokens, tie, min_frequency, max_token_length, num_threads, progress))]
+    #[pyo3(signature = (counts, take, vocab_size, tie, min_frequency, max_token_length, progress))]
     #[allow(clippy::too_many_arguments)]
     fn train(
         py: Python<'_>,
-        texts: Option<&Bound<'_, PyAny>>,
-        paths: Vec<PathBuf>,
+        counts: &Counts,
+        take: bool,
         vocab_size: usize,
-        pattern: Option<&str>,
-        special_tokens: Vec<String>,
         tie: &str,
         min_frequency: u64,
         max_token_length: Option<usize>,
-        num_threads: usize,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let tie = match tie {
@@ -237,28 +230,21 @@ impl Bpe {
         };
         let max_token_length = max_token_length.unwrap_or(usize::MAX);
         let mut watch = PyWatch::new(progress);
-        let pattern = Pattern::parse(pattern);
-        let specials = Specials::new(special_tokens.iter().map(|token| (token.clone(), 0)).collect());
-        let counting = specials.and_then(|specials| Counting::new(pattern.clone(), specials, num_threads));
-        let mut counting = counting.map_err(|error| raise(py, error))?;
-        if let Some(texts) = texts {
-            count_texts(texts, num_threads, &mut counting, &mut watch)?;
-        }
         let result = py.detach(|| {
-            let total = paths.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
-            for path in &paths {
-                count_file(path, num_threads, &mut counting, Some(total), &mut watch)?;
-            }
-            if counting.bytes() == 0 {
+            let tally = counts.give(take)?;
+            if tally.bytes == 0 {
                 return Err(Error::data(
                     "there is no text to train on: the source gave nothing but empty texts. A generator that was \
                      read before is empty; pass a list, or make it anew",
                 ));
             }
-            let options = Options { vocab_size: vocab_size - special_tokens.len(), tie, min_frequency, max_token_length };
-            let (vocab, pairs) = crate::train::train(counting.finish(), &options, &mut watch)?;
+            let vocab_size = vocab_size - tally.specials.len();
+            let options = Options { vocab_size, tie, min_frequency, max_token_length };
+            let (vocab, pairs) = crate::train::train(tally.counter, &options, &mut watch)?;
             let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
-            let specials = (vocab.len() as u32..).zip(special_tokens).map(|(id, token)| (token, id)).collect();
+            let ids = vocab.len() as u32..;
+            let specials = tally.specials.into_iter().zip(ids).collect();
+            let pattern = Pattern::parse(tally.pattern.as_deref());
             Tokenizer::new(&tokens, specials, Rule::Merges { pairs, whole_first: false }, pattern)
         });
         match result {
@@ -490,81 +476,6 @@ impl Stream {
     }
 }
 
-/// Counts the texts of an iterable, some megabytes at a time.
-fn count_texts(
-    texts: &Bound<'_, PyAny>,
-    threads: usize,
-    counting: &mut Counting,
-    watch: &mut PyWatch,
-) -> PyResult<()> {
-    let py = texts.py();
-    let (mut batch, mut size): (Vec<Text>, usize) = (Vec::new(), 0);
-    let mut flush = |batch: &mut Vec<Text>| {
-        let result = py.detach(|| {
-            let texts: Vec<&str> = batch.iter().map(Text::as_str).collect::<Result<_, _>>()?;
-            counting.add(&texts, None, watch)
-        });
-        batch.clear();
-        result.map_err(|error| std::mem::take(watch).raise(py, error))
-    };
-    for (index, item) in texts.try_iter()?.enumerate() {
-        let item = item?;
-        let Ok(text) = item.cast::<PyString>() else {
-            let message = format!(
-                "expected texts, that is str, but item {index} of the source is {}; a single path is a str or Path, \
-                 several are a list of Path",
-                item.get_type().name()?
-            );
-            return Err(raise(py, Error::data(message)));
-        };
-        batch.push(Text::of(text)?);
-        size += batch.last().map_or(0, Text::len);
-        if size > WINDOW * threads || batch.len() > 1 << 16 {
-            flush(&mut batch)?;
-            size = 0;
-        }
-    }
-    flush(&mut batch)
-}
-
-/// A text that is read once. What Python makes of a str when its UTF-8 is asked for, it keeps as long as the str lives:
-/// that is a copy of the whole corpus. So only ASCII, which is UTF-8 already, is read in place.
-enum Text {
-    Ascii(PyBackedStr),
-    Other(PyBackedBytes),
-}
-
-impl Text {
-    /// Surrogates become U+FFFD, pairs of them the character they mean.
-    fn of(text: &Bound<'_, PyString>) -> PyResult<Self> {
-        if text.call_method0("isascii")?.is_truthy()? {
-            return Ok(Text::Ascii(PyBackedStr::try_from(text.clone())?));
-        }
-        let bytes = text.call_method0("encode").or_else(|error| {
-            if !error.is_instance_of::<PyUnicodeEncodeError>(text.py()) {
-                return Err(error);
-            }
-            let utf16 = text.call_method1("encode", ("utf-16", "surrogatepass"))?;
-            utf16.call_method1("decode", ("utf-16", "replace"))?.call_method0("encode")
-        })?;
-        Ok(Text::Other(bytes.cast_into::<PyBytes>()?.into()))
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Text::Ascii(text) => text.len(),
-            Text::Other(bytes) => bytes.len(),
-        }
-    }
-
-    fn as_str(&self) -> Result<&str, Error> {
-        match self {
-            Text::Ascii(text) => Ok(text),
-            Text::Other(bytes) => str::from_utf8(bytes).map_err(|error| Error::data(error.to_string())),
-        }
-    }
-}
-
 /// A name, a regex or nothing, as [`Pattern::parse`] spells it, and whether it is read by a hand-written scanner.
 /// Raises for a regex that cannot be compiled.
 #[pyfunction]
@@ -578,6 +489,8 @@ fn known_pattern(py: Python<'_>, pattern: Option<&str>) -> PyResult<(Option<Stri
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Bpe>()?;
+    module.add_class::<Counts>()?;
+    module.add_class::<counts::Reading>()?;
     module.add_class::<Stream>()?;
     module.add_function(wrap_pyfunction!(known_pattern, module)?)
 }

@@ -3,6 +3,7 @@
 use hornbook::count::Counting;
 use hornbook::special::Specials;
 use hornbook::split::Pattern;
+use hornbook::tally::Tally;
 use hornbook::train::{Options, train};
 use hornbook::{Rule, Tokenizer};
 use proptest::prelude::*;
@@ -19,6 +20,21 @@ fn trained(text: &str, vocab_size: usize, pattern: Pattern) -> Tokenizer {
         pattern,
     )
     .unwrap()
+}
+
+fn tally(texts: &[String], pattern: Pattern, threads: usize) -> Tally {
+    let specials = Specials::new(vec![("<|end|>".into(), 0), ("ab".into(), 0)]).unwrap();
+    let mut counting = Counting::new(pattern, specials, threads).unwrap();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    counting.add(&texts, None, &mut ()).unwrap();
+    Tally::of(counting)
+}
+
+/// A count file's bytes with the right checksum, so that what is wrong with them is looked at.
+fn summed(mut body: Vec<u8>) -> Vec<u8> {
+    let sum = crc32fast::hash(&body);
+    body.extend_from_slice(&sum.to_le_bytes());
+    body
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
@@ -111,6 +127,21 @@ proptest! {
     }
 
     #[test]
+    fn counts_round_trip_and_add_up(texts in prop::collection::vec(r"([a-d ]|<\|end\|>|\PC|[a-z]{16,40}){0,60}", 0..9), cut in 0..9usize) {
+        for pattern in patterns() {
+            let whole = tally(&texts, pattern.clone(), 1);
+            let bytes = whole.to_bytes();
+            let again = Tally::from_bytes(&bytes, &mut ()).unwrap();
+            prop_assert_eq!(again.to_bytes(), bytes.clone());
+            prop_assert_eq!((again.texts, again.bytes), (texts.len() as u64, texts.concat().len() as u64));
+            let (first, second) = texts.split_at(cut.min(texts.len()));
+            let mut sum = tally(second, pattern.clone(), 2);
+            sum.add(&tally(first, pattern, 1)).unwrap();
+            prop_assert_eq!(sum.to_bytes(), bytes);
+        }
+    }
+
+    #[test]
     fn the_fast_trainer_is_the_slow_one(words in prop::collection::vec(r"[a-d]{1,4}(a{1,9}|(ab){1,5})?[a-h]{0,4}", 1..40)) {
         let mut counting = Counting::new(Pattern::None, Specials::default(), 1).unwrap();
         let texts: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -151,4 +182,24 @@ fn join_naively(tokenizer: &Tokenizer, text: &[u8]) -> Vec<u32> {
         ends.remove(at - 1);
     }
     parts.into_iter().map(|part| id(part).unwrap()).collect()
+}
+
+/// Sizes in a count file are not believed: a few bytes that promise billions cost nothing.
+#[test]
+fn promises_of_a_count_file_cost_nothing() {
+    let most = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    let starts: [&[u8]; 5] = [
+        b"\x01",                             // the length of the pattern
+        b"\x01\x04gpt2",                     // how many special tokens
+        b"\x01\x04gpt2\x01",                 // the length of one
+        b"\x01\x04gpt2\x00\x01\x7f",         // how many pieces
+        b"\x01\x04gpt2\x00\x01\x7f\x01\x0f", // the length of one
+    ];
+    for start in starts {
+        let body = [b"hornbook-ct1", start, &most].concat();
+        let error = Tally::from_bytes(&summed(body), &mut ()).map(|_| ()).unwrap_err();
+        assert!(error.message.contains("damaged or cut short"), "{error}");
+    }
+    let too_many = [b"hornbook-ct1\x00\x00\x01".as_slice(), &most, b"\x00"].concat();
+    assert!(Tally::from_bytes(&summed(too_many), &mut ()).is_err());
 }

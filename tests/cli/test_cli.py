@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import re
 import sys
+import time
 from pathlib import Path
 
 import hornbook as hb
 import pytest
 from hornbook import ops
 from hornbook.cli import main
-from hornbook.commands import COMMANDS, parse_size
+from hornbook.commands import COMMANDS, meter, parse_size
 from hornbook.errors import ConfigError
 
 
@@ -116,18 +119,78 @@ def test_tokenizer_compare(made: Path, tmp_path: Path, capsys, monkeypatch) -> N
     assert list(json.loads(capsys.readouterr().out)["texts"]) == ["fables", "python", "eng", "rus", "zho", "all"]
 
 
-def test_a_tokenizer_reads_files_by_windows_and_corpora_by_documents(made: Path, tmp_path: Path) -> None:
-    from hornbook.corpora import documents, files_or_documents
+def test_a_tokenizer_is_trained_on_the_documents_that_prepare_encodes(made: Path, tmp_path: Path) -> None:
+    from hornbook.corpora import documents
 
     plain = tmp_path / "plain.txt"
     plain.write_text("a whole file\n\nis one text\n")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "b.md").write_text("another")
-    assert files_or_documents([plain, tmp_path / "more"]) == [plain, tmp_path / "more" / "b.md"]
-    marked = files_or_documents(str(made / "fables.txt"))
-    assert list(marked) == list(documents(made / "fables.txt"))
-    assert run("tokenizer", "train", plain, "--vocab-size", 270, "--out", tmp_path / "tok") == 0
-    assert hb.Tokenizer.load(tmp_path / "tok") == hb.Tokenizer.train([plain.read_text()], vocab_size=270)
+    assert run("tokenizer", "train", plain, tmp_path / "more", "--vocab-size", 270, "--out", tmp_path / "tok") == 0
+    assert hb.Tokenizer.load(tmp_path / "tok") == hb.Tokenizer.train([plain.read_text(), "another"], vocab_size=270)
+    assert hb.Tokenizer.load(made / "tok") == hb.Tokenizer.train(documents(made / "fables.txt"), vocab_size=400)
+
+
+def test_parts_counted_apart_make_the_same_tokenizer(tmp_path: Path, capsys) -> None:
+    lines = [json.dumps({"body": f"{word} and the {word}s of <|x|> the {word}"}) for word in ("fox", "cat", "wolf")]
+    for name, line in zip("abc", lines, strict=True):
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+        argv = [tmp_path / f"{name}.jsonl.gz", "--out", tmp_path / "counts" / name, "--field", "body"]
+        assert run("tokenizer", "count", *argv, "--pattern", "gpt2", "--special-tokens", "<|x|>") == 0
+        assert "different pre-tokens in 1 texts" in capsys.readouterr().err
+    counts = [tmp_path / "counts" / name for name in "cab"]
+    small = ["--vocab-size", 275, "--out"]
+    assert run("tokenizer", "train", "--counts", *counts, *small, tmp_path / "sum") == 0
+    options = ["--field", "body", "--pattern", "gpt2", "--special-tokens", "<|x|>"]
+    assert run("tokenizer", "train", tmp_path, *options, *small, tmp_path / "one") == 0
+    assert (tmp_path / "sum" / "tokenizer.json").read_bytes() == (tmp_path / "one" / "tokenizer.json").read_bytes()
+    assert hb.Tokenizer.load(tmp_path / "sum").special_tokens == {"<|x|>": 274}
+    capsys.readouterr()
+    assert run("tokenizer", "train", "--counts", *counts, "--pattern", "o200k", *small, tmp_path / "no") == 1
+    assert "made with pattern='gpt2', which pattern='o200k'" in capsys.readouterr().err
+    (tmp_path / "counts" / "a").write_bytes((tmp_path / "counts" / "a").read_bytes()[:-1])
+    assert run("tokenizer", "train", "--counts", *counts, *small, tmp_path / "no") == 1
+    assert "damaged or cut short" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_prepare_takes_files_of_every_kind(made: Path, tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"body": f"fable {i}"}) + "\n" for i in range(30))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "b.txt").write_text("one\n<|endoftext|>\ntwo\n")
+    argv = ["prepare", tmp_path / "a.jsonl.gz", tmp_path / "b.txt", "--field", "body", "--tokenizer", made / "tok"]
+    assert run(*argv, "--out", tmp_path / "s", "--heldout", 0) == 0
+    data = hb.TokenData(tmp_path / "s")
+    assert data.train.documents == 32
+    eot = data.tokenizer.decode([data.eot_id])
+    decoded = data.tokenizer.decode(data.train.read(0, len(data.train))).split(eot)[1:]
+    assert decoded == [*(f"fable {i}" for i in range(30)), "one", "two"]
+    manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    assert manifest["source"] == f"{tmp_path / 'a.jsonl.gz'}, {tmp_path / 'b.txt'}"
+
+
+def test_the_meter_shows_how_long_on_a_terminal_only(monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def said(kind: type[io.StringIO], *calls: tuple[str, int, int | None]) -> str:
+        monkeypatch.setattr(sys, "stderr", kind())
+        with meter() as progress:
+            for call in calls:
+                progress(*call)
+                time.sleep(0.05)
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sys.stderr.getvalue())
+
+    counting = [("count", done, 10**10) for done in (0, 5 * 10**6, 10**7)]
+    assert re.search(r"count .* 10\.0 MB of 10\.0 GB \d+:\d\d:\d\d", said(Terminal, *counting))
+    merging = said(Terminal, *counting, ("merge", 0, 5000), ("merge", 5000, 5000))
+    assert re.search(r"merge .* 5,000 of 5,000 0:00:00\s*$", merging)
+    assert re.search(r"encode .* 12\.3 KB\s*$", said(Terminal, *counting, ("encode", 12_300, None)))
+    assert said(io.StringIO, *counting) == ""
 
 
 def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
@@ -151,6 +214,13 @@ def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
         (["tokenizer", "train", "--out", "t"], 1, "which text?"),
         (["tokenizer", "train", "{latin}", "--out", "t"], 1, "not UTF-8"),
         (["tokenizer", "train", "{latin}", "--out", "t", "--threads", "-1"], 1, "num_threads"),
+        (["tokenizer", "count", "{latin}", "--out", "c"], 1, "latin.txt: not UTF-8: byte 0xe9 at offset 3"),
+        (["tokenizer", "count", "{latin}", "--out", "{made}"], 1, "is a folder"),
+        (["tokenizer", "count", "{latin}", "--out", "{latin}/c"], 1, "is a file, not a folder"),
+        (["tokenizer", "count", "--out", "c"], 1, "which text?"),
+        (["tokenizer", "train", "{latin}", "--counts", "c", "--out", "t"], 1, "not both"),
+        (["tokenizer", "train", "--counts", "c", "--out", "t"], 1, "c: No such file"),
+        (["tokenizer", "train", "--counts", "{latin}", "--out", "t"], 1, "no count file"),
         (["tokenizer", "decode", "--tokenizer", "{made}/tok"], 1, "which ids?"),
         (["tokenizer", "compare"], 1, "which tokenizers?"),
         (["tokenizer", "compare", "nowhere"], 1, "nowhere: no such tokenizer"),
@@ -162,7 +232,7 @@ def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
         (["tokenizer", "decode", "one", "--tokenizer", "{made}/tok"], 1, "whole numbers"),
         (["prepare", "missing.txt", "--tokenizer", "{made}/tok", "--out", "s"], 1, "missing.txt: no such file"),
         (["prepare", "{empty}", "--tokenizer", "{made}/tok", "--out", "s"], 1, "empty"),
-        (["prepare", "{latin}", "--tokenizer", "{made}/tok", "--out", "s"], 1, "not UTF-8 at byte 3"),
+        (["prepare", "{latin}", "--tokenizer", "{made}/tok", "--out", "s"], 1, "at offset 3"),
         (["train", "--data", "{made}/tok", "--out", "r"], 1, "hornbook prepare"),
         (["train", "--data", "{made}/shards", "--out", "{made}/run"], 1, "--resume"),
         (["train", "--data", "{made}/shards", "--out", "r", "--steps", "0"], 2, "at least 1"),

@@ -142,6 +142,8 @@ def test_bad_requests(tok: hb.Tokenizer) -> None:
     with pytest.raises(ConfigError, match="below 1"):
         hb.TokenData.from_text(TEXTS, tok, heldout=1.5)
     with pytest.raises(DataError, match="empty"):
+        hb.TokenData.from_text(["", ""], tok)
+    with pytest.raises(DataError, match="empty"):
         hb.TokenData.from_text([], tok)
     with pytest.raises(DataError, match="end-of-text"):
         hb.TokenData.from_text(TEXTS, hb.Tokenizer.train(TEXTS, vocab_size=260, special_tokens=()))

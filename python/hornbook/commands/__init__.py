@@ -18,8 +18,15 @@ from tyro.conf import Positional, arg
 
 from ..benchmarks.commands import bench_kernels, bench_model
 from ..errors import ConfigError
-from .common import Kernels, Sources, named, note, open_tokenizer, parse_size, spinner, use
-from .tokenizer import tokenizer_compare, tokenizer_decode, tokenizer_encode, tokenizer_show, tokenizer_train
+from .common import Field, Kernels, Sources, meter, note, open_tokenizer, opened, parse_size, use
+from .tokenizer import (
+    tokenizer_compare,
+    tokenizer_count,
+    tokenizer_decode,
+    tokenizer_encode,
+    tokenizer_show,
+    tokenizer_train,
+)
 
 
 def demo(
@@ -100,6 +107,7 @@ def prepare(
     *,
     tokenizer: str,
     out: Path,
+    field: Field = "text",
     heldout: float = 0.05,
     size: str | None = None,
     seed: int = 0,
@@ -107,7 +115,7 @@ def prepare(
     """Encode text into token shards for training.
 
     Args:
-        source: text files, folders, or a corpus's name.
+        source: text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name.
         tokenizer: a folder, a file, or gpt2, cl100k_base, o200k_base.
         out: the folder to write the shards to.
         heldout: the share of documents to keep for measuring; a corpus that has its own held-out part uses that.
@@ -116,22 +124,30 @@ def prepare(
     """
     from .. import corpora
     from ..data import prepare as prepare_
+    from ..documents import Files
 
-    texts: Any = named(source)
+    texts: Any
     kept_back: Any = heldout
-    if isinstance(texts, str) and texts == "fables" and not Path(texts).exists():
-        amount = corpora.CORPORA[texts].size if size is None else parse_size(size)
+    total: int | None = None
+    if source == ["fables"] and not Path("fables").exists():
+        total = corpora.CORPORA["fables"].size if size is None else parse_size(size)
         kept_back = [
-            s.text for s in corpora.fables.generate(max(4000, round(amount * heldout)), seed=seed, split="heldout")
+            s.text for s in corpora.fables.generate(max(4000, round(total * heldout)), seed=seed, split="heldout")
         ]
-        texts = (s.text for s in corpora.fables.generate(amount, seed=seed))
+        texts = (s.text for s in corpora.fables.generate(total, seed=seed))
     elif size is not None:
         raise ConfigError("--size is for generated corpora; a file is read whole")
-    with spinner() as progress:
-        data = prepare_(
-            texts, open_tokenizer(tokenizer), out, heldout=kept_back,
-            progress=lambda n, size: progress("encoding", size, None),
-        )  # fmt: skip
+    else:
+        texts = opened(source, field)
+    with meter() as progress:
+
+        def tell(documents: int, done: int) -> None:
+            if isinstance(texts, Files):
+                progress("encode", texts.bytes_read, texts.total_bytes)
+            else:
+                progress("encode", min(done, total or done), total)
+
+        data = prepare_(texts, open_tokenizer(tokenizer), out, heldout=kept_back, progress=tell)
     for name, split in (("train", data.train), ("heldout", data.heldout)):
         note(f"{out}: {name}: {split.documents:,} documents, {split.bytes:,} bytes, {len(split):,} tokens")
 
@@ -261,6 +277,7 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "corpus": {"list": corpus_list, "show": corpus_show, "write": corpus_write},
     "tokenizer": {
         "train": tokenizer_train,
+        "count": tokenizer_count,
         "encode": tokenizer_encode,
         "decode": tokenizer_decode,
         "show": tokenizer_show,

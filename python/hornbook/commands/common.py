@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,14 @@ from tyro.conf import Positional, arg
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..documents import Files
     from ..tokenizer import TokenizerLike
 
 Kernels = Annotated[
     str | None, arg(metavar="WHICH", help="implementations: auto, reference, torch, fused, or OP=WHICH,...")
 ]
 Sources = Positional[Annotated[list[str], arg(metavar="SOURCE...")]]
+Field = Annotated[str, arg(help="of .jsonl files, or the column of .parquet files, that is the text")]
 
 
 def open_tokenizer(name: str) -> TokenizerLike:
@@ -32,11 +35,13 @@ def open_tokenizer(name: str) -> TokenizerLike:
     raise ConfigError(f"{name}: no such tokenizer; give a folder, a file, or gpt2, cl100k_base or o200k_base")
 
 
-def named(source: list[str]) -> str | list[Path]:
-    """What the command line names as text: one name, or several paths."""
+def opened(source: list[str], field: str) -> Files | Iterator[str]:
+    """What the command line names as text: a corpus, or files and folders."""
+    from .. import corpora
+
     if not source:
         raise ConfigError("which text? Give files, folders, or a corpus of `hornbook corpus list`")
-    return source[0] if len(source) == 1 else [Path(s) for s in source]
+    return corpora.opened(source[0] if len(source) == 1 else [Path(s) for s in source], field=field)
 
 
 def parse_size(text: str) -> int:
@@ -58,21 +63,50 @@ def note(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-class spinner:  # noqa: N801 (used like a function)
-    """A line that shows how far a task of unknown length is, on a terminal only."""
+def check_place(out: Path, *, folder: bool = False) -> None:
+    """Raises ConfigError if nothing can be written to ``out``: better before the work than after it."""
+    if out.is_dir() and not folder:
+        raise ConfigError(f"{out} is a folder; give the name of a file")
+    near = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
+    if near != out.absolute() and not near.is_dir():
+        raise ConfigError(f"{out}: {near} is a file, not a folder")
+    if not os.access(near, os.W_OK):
+        raise ConfigError(f"{out}: nothing can be written to {near}")
+
+
+class meter:  # noqa: N801 (used like a function)
+    """A bar with the time left, on a terminal only. It is called as the ``progress`` of `Tokenizer.train` is."""
 
     def __enter__(self) -> Callable[[str, int, int | None], None]:
-        from rich.console import Console
+        self._bar, self._phase = None, ""
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._status = Console(stderr=True).status("") if sys.stderr.isatty() else None
-        if self._status is not None:
-            self._status.start()
+            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+            self._bar.start()
         return self.show
 
     def __exit__(self, *exc: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def show(self, phase: str, done: int, total: int | None) -> None:
-        if self._status is not None:
-            self._status.update(f"{phase}: {done:,}" + (f" of {total:,}" if total else ""))
+        """``phase`` is "merge", of which there are so many, or something that is done to bytes."""
+        if self._bar is None:
+            return
+        if phase != self._phase:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._phase, self._task = phase, self._bar.add_task(phase, total=total, amount="")
+        words = [f"{n:,}" if phase == "merge" else size(n) for n in (done, total) if n is not None]
+        self._bar.update(self._task, completed=done, amount=" of ".join(words))
+
+
+def size(count: int) -> str:
+    """5,000,000 → "5.0 MB"."""
+    for unit, least in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= least:
+            return f"{count / least:.1f} {unit}"
+    return f"{count} bytes"

@@ -8,12 +8,12 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError, DataError
-from .common import Sources, named, note, open_tokenizer, spinner
+from .common import Field, Sources, check_place, meter, note, open_tokenizer, opened, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,35 +25,92 @@ def tokenizer_train(
     source: Sources,
     *,
     out: Path,
+    counts: tuple[Path, ...] = (),
     vocab_size: int = 8192,
-    pattern: str = "cl100k",
-    special_tokens: tuple[str, ...] = ("<|endoftext|>",),
+    pattern: str | None = None,
+    special_tokens: tuple[str, ...] | None = None,
+    tie: Literal["huggingface", "raw", "largest_content"] = "huggingface",
+    min_frequency: int = 0,
+    max_token_length: int | None = None,
+    field: Field = "text",
     threads: int | None = None,
 ) -> None:
     """Train a byte-level BPE tokenizer.
 
     Args:
-        source: text files, folders, or a corpus's name.
+        source: text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name.
         out: the folder to write tokenizer.json to.
+        counts: in place of a source, files that `hornbook tokenizer count` wrote; they are added up.
         vocab_size: tokens, the 256 bytes and the special ones included.
-        pattern: how text is cut before merging: gpt2, cl100k, o200k, none, or a regular expression.
-        special_tokens: tokens with a meaning of their own.
+        pattern: how text is cut before merging: gpt2, cl100k, o200k, none, or a regular expression; cl100k if not
+            given, or that of the counts.
+        special_tokens: tokens with a meaning of their own; <|endoftext|> if not given, or those of the counts.
+        tie: of pairs that are equally frequent, which goes first: as in Hugging Face's tokenizers, as in rustbpe, or
+            the greater pair of byte strings as in subword-nmt.
+        min_frequency: pairs that occur less often are not joined.
+        max_token_length: no token gets more bytes.
         threads: how many; all cores if not given.
     """
     import time
 
-    from ..corpora import files_or_documents
-    from ..tokenizer import Tokenizer
+    from ..tokenizer import Counts, Tokenizer
 
-    texts = files_or_documents(named(source))
+    if source and counts:
+        raise ConfigError("give texts to train on or --counts, not both: count the texts too, with the same options")
+    check_place(out, folder=True)
     started = time.monotonic()
-    with spinner() as progress:
+    texts = Counts.merge(map(Counts.load, counts)) if counts else opened(source, field)
+    with meter() as progress:
         tok = Tokenizer.train(
-            texts, vocab_size=vocab_size, pattern=None if pattern == "none" else pattern,
-            special_tokens=special_tokens, num_threads=threads, progress=progress,
+            texts, vocab_size=vocab_size, **_cut_by(pattern, special_tokens), tie=tie, min_frequency=min_frequency,
+            max_token_length=max_token_length, num_threads=threads, progress=progress,
         )  # fmt: skip
     tok.save(out)
     note(f"{out}: {tok.vocab_size:,} tokens, trained in {time.monotonic() - started:.1f} s")
+
+
+def tokenizer_count(
+    source: Sources,
+    *,
+    out: Path,
+    pattern: str | None = None,
+    special_tokens: tuple[str, ...] | None = None,
+    field: Field = "text",
+    threads: int | None = None,
+) -> None:
+    """Count the pre-tokens of a part of a corpus, for ``hornbook tokenizer train --counts``.
+
+    Parts can be counted on many machines; training on the files together gives the tokenizer of one run over all.
+
+    Args:
+        source: text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name.
+        out: the file to write.
+        pattern: how text is cut before merging: gpt2, cl100k, o200k, none, or a regular expression; cl100k if not
+            given. It must be the same for all parts.
+        special_tokens: tokens with a meaning of their own, the same for all parts; <|endoftext|> if not given.
+        threads: how many; all cores if not given.
+    """
+    import time
+
+    from ..tokenizer import Counts
+
+    check_place(out)
+    started = time.monotonic()
+    with meter() as progress:
+        counts = Counts.of(
+            opened(source, field), **_cut_by(pattern, special_tokens), num_threads=threads, progress=progress
+        )
+    counts.save(out)
+    note(
+        f"{out}: {len(counts):,} different pre-tokens in {counts.texts:,} texts, {size(counts.total_bytes)}, "
+        f"counted in {time.monotonic() - started:.1f} s"
+    )
+
+
+def _cut_by(pattern: str | None, special_tokens: tuple[str, ...] | None) -> dict[str, Any]:
+    """The options of training and counting that were given."""
+    given: dict[str, Any] = {} if pattern is None else {"pattern": None if pattern == "none" else pattern}
+    return given if special_tokens is None else {**given, "special_tokens": special_tokens}
 
 
 def tokenizer_encode(text: Positional[str] = "-", *, tokenizer: str, allow_special: bool = False) -> None:
@@ -123,9 +180,9 @@ def tokenizer_compare(
     """
     from ..tokenizer.compare import compare
 
-    opened = {label: open_tokenizer(name) for label, name in _labels(tokenizers).items()}
-    with spinner() as progress:
-        found = compare(opened, _texts(text), seed=seed, progress=progress)
+    loaded = {label: open_tokenizer(name) for label, name in _labels(tokenizers).items()}
+    with meter() as progress:
+        found = compare(loaded, _texts(text), seed=seed, progress=progress)
     if out is not None:
         _draw(found, out)
     if as_json:

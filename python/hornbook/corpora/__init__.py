@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..documents import Files, exists
 from ..errors import DataError, nearest
 from . import fables
-from .text_files import holds, listed
-from .text_files import read as read_files
 
 DOCUMENT_END = "<|endoftext|>"
 
@@ -42,49 +41,41 @@ CORPORA = {
 }
 
 
-def documents(source: str | Path | Iterable[str] | Iterable[Path]) -> Iterator[str]:
+def documents(source: str | Path | Iterable[str] | Iterable[Path], *, field: str = "text") -> Iterator[str]:
     """The documents of a corpus.
 
     Args:
-        source: a corpus's name; the path of a text file or of a folder of them, or a list of such paths; or any
-            other iterable of texts, each a document. A str is a name or path, never a text.
+        source: a corpus's name; the path of a file of text (see `hornbook.documents`) or of a folder of them, or a
+            list of such paths; or any other iterable of texts, each a document. A str is a name or path, never a text.
+            Plain text is several documents where a line ``<|endoftext|>`` stands between them.
+        field: of JSON Lines, or the column of Parquet, that is the document.
 
     Raises:
-        DataError: for a file that is missing or not UTF-8 (with the byte offset), and for an unknown name.
+        DataError: for a file that is missing, broken or not UTF-8 (with the byte offset), and for an unknown name.
     """
-    if isinstance(source, str) and source in CORPORA and not _exists(Path(source)):
-        return (story.text for story in fables.generate(CORPORA[source].size))
     if isinstance(source, str | Path):
-        if not _exists(Path(source)):
-            hint = nearest(str(source), CORPORA) if Path(source).suffix == "" else ""
-            shown = str(source) if len(str(source)) <= 100 else f"{str(source)[:60]!r}... (for a text, pass [text])"
-            raise DataError(f"{shown}: no such file or folder{hint}")
-        return read_files([Path(source)], DOCUMENT_END)
-    return _mixed(source)
+        return iter(opened(source, field=field))
+    return _mixed(source, field)
 
 
-def files_or_documents(source: str | list[Path]) -> Iterable[str] | list[Path]:
-    """What to train a tokenizer on. Files come as paths, which it reads a window at a time, however long they are;
-    but where a file holds ``<|endoftext|>``, and for a corpus's name, it is documents."""
-    paths = [source] if isinstance(source, str) else source
-    if all(_exists(Path(p)) for p in paths):
-        found = list(listed(map(Path, paths)))
-        if not any(holds(p, DOCUMENT_END) for p in found):
-            return found
-    return documents(source)
-
-
-def _exists(path: Path) -> bool:
+def opened(source: str | Path | list[Path], *, field: str = "text") -> Files | Iterator[str]:
+    """What a user names: `Files`, which are read quickly and know their size, or the documents of a corpus."""
+    if isinstance(source, str) and source in CORPORA and not exists(source):
+        return (story.text for story in fables.generate(CORPORA[source].size))
     try:
-        return path.exists()
-    except OSError:  # a whole text taken for a name is too long to be one
-        return False
+        return Files(source if isinstance(source, list) else [source], field=field, document_end=DOCUMENT_END)
+    except DataError as error:
+        if not isinstance(source, str) or exists(source):
+            raise
+        hint = "; a str is a name or a path: for a text, pass [text]" if len(source) > 100 else ""
+        hint = nearest(source, CORPORA) if not hint and Path(source).suffix == "" else hint
+        raise DataError(f"{error}{hint}") from None
 
 
-def _mixed(source: Iterable[str] | Iterable[Path]) -> Iterator[str]:
+def _mixed(source: Iterable[str] | Iterable[Path], field: str) -> Iterator[str]:
     for item in source:
         if isinstance(item, Path):
-            yield from documents(item)
+            yield from opened(item, field=field)
         elif isinstance(item, str):
             yield item
         else:
@@ -119,4 +110,4 @@ def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split
     return len(text.encode())
 
 
-__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "files_or_documents", "write"]
+__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "opened", "write"]

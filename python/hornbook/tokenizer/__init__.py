@@ -2,12 +2,14 @@
 
 from .base import StreamDecoder, TokenizerLike, id_dtype
 from .bpe import Tokenizer
+from .counts import Counts
 from .show import show
 from .simple import CharTokenizer, WordTokenizer, load
 from .template import Template
 
 __all__ = [
     "CharTokenizer",
+    "Counts",
     "StreamDecoder",
     "Template",
     "Tokenizer",

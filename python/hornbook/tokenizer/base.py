@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from ..documents import Files, exists
 from ..errors import DataError, TokenizerError
 
 Ids = Any  # a sequence of int, a numpy array or a torch tensor of any integer type, one-dimensional
 Source = str | os.PathLike[str] | Iterable[str] | Sequence[os.PathLike[str]]  # a path, paths, or texts
 Allowed = Literal["all"] | AbstractSet[str]
 Disallowed = Literal["all"] | Collection[str]
+Progress = Callable[[str, int, int | None], Any]  # the phase, how much is done, and of how much
 Choice = bool | list[str] | None  # of special tokens, for the core: all, none, or these
 Choices = tuple[Choice, Choice, int | None, float, int]  # and: ids at most, dropout, seed
 EOT = "<|endoftext|>"
@@ -132,25 +133,28 @@ def special_list(tokens: Sequence[str]) -> list[str]:
     return out
 
 
-def source_of(source: Source) -> tuple[list[Path], Iterable[str] | None]:
-    """The paths to read, or the texts."""
+def thread_count(wanted: int | None) -> int:
+    """How many threads: all cores if None. Raises TokenizerError for a number that is none."""
+    if wanted is None:
+        return os.cpu_count() or 1
+    if not isinstance(wanted, int) or not 1 <= wanted <= 4096:
+        raise TokenizerError(f"num_threads is {wanted!r}; give a number from 1 to 4096, or None for all cores")
+    return wanted
+
+
+def source_of(source: Source, field: str = "text") -> Files | Iterable[str]:
+    """The files to read, or the texts."""
     if isinstance(source, (bytes, bytearray)):
         raise DataError("the source is bytes; decode it and pass [text], or pass the path of a file")
     if isinstance(source, (str, os.PathLike)):
-        paths = [Path(source)]
-    elif isinstance(source, (list, tuple)) and source and all(isinstance(s, os.PathLike) for s in source):
-        paths = [Path(s) for s in source]
-    elif isinstance(source, Iterable):
-        return [], source  # type: ignore[return-value]
-    else:
-        raise DataError(f"the source is {type(source).__name__}; expected a path, a list of Path, or texts")
-    for path in paths:
-        if not path.is_file():
-            what = "is a directory" if path.is_dir() else "does not exist"
-            hint = (
-                ""
-                if isinstance(source, (list, tuple))
-                else "; a str is read as a path: to train on a text, pass [text]"
-            )
-            raise DataError(f"the file {str(path)[:200]!r} {what}{hint}")
-    return paths, None
+        try:
+            return Files([source], field=field)
+        except DataError as error:
+            if exists(source):
+                raise
+            raise DataError(f"{error}; a str is read as a path: to train on a text, pass [text]") from None
+    if isinstance(source, (list, tuple)) and source and all(isinstance(s, os.PathLike) for s in source):
+        return Files(source, field=field)
+    if isinstance(source, Iterable):
+        return source  # type: ignore[return-value]
+    raise DataError(f"the source is {type(source).__name__}; expected a path, a list of Path, or texts")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -12,28 +11,28 @@ import numpy as np
 from .._core import BPE
 from ..errors import TokenizerError, nearest
 from .base import (
-    EOT,
     Allowed,
     Choice,
     Choices,
     Disallowed,
     Ids,
+    Progress,
     Source,
     StreamDecoder,
     check_text,
     clean,
     id_dtype,
     plain_ids,
-    source_of,
     special_list,
 )
+from .base import thread_count as _threads
+from .counts import PATTERN, SPECIALS, Counts
 from .exchange import Exchange
 from .template import Extras
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 TIES = ("huggingface", "raw", "largest_content")
-Progress = Callable[[str, int, int | None], Any]
 
 
 class Tokenizer(Exchange):
@@ -55,22 +54,25 @@ class Tokenizer(Exchange):
     @classmethod
     def train(
         cls,
-        source: Source,
+        source: Source | Counts,
         vocab_size: int = 32_768,
-        pattern: str | None = "cl100k",
-        special_tokens: Sequence[str] = (EOT,),
+        pattern: str | None = PATTERN,
+        special_tokens: Sequence[str] = SPECIALS,
         tie: Literal["huggingface", "raw", "largest_content"] = "huggingface",
         *,
         min_frequency: int = 0,
         max_token_length: int | None = None,
+        field: str = "text",
         num_threads: int | None = None,
         progress: Progress | None = None,
     ) -> Tokenizer:
         """Learns merges from text: count the pre-tokens, then join the most frequent pair again and again.
 
-        source: a str or Path is the path of a UTF-8 file, a list of Path several, any other iterable of str is texts.
-            Memory grows with the distinct pre-tokens, not with the text (a file is held whole only for
-            ``pattern=None`` or an unknown regex). Where a text holds a special token, it is cut there.
+        source: a str or Path is the path of a file or folder, a list of Path several, any other iterable of str is
+            texts. Files are plain text, .jsonl or .parquet, packed as .gz or .zst or not (see `hornbook.documents`).
+            Memory grows with the distinct pre-tokens, not with the text (a plain file is held whole only for
+            ``pattern=None`` or an unknown regex). Where a text holds a special token, it is cut there. What was
+            counted before (`Counts`) is a source too: ``pattern`` and ``special_tokens`` are then those of the counts.
         vocab_size: how many ids there will be: 256 bytes, the merges, the special tokens, in this order. If the text
             runs out of pairs there are fewer, and a warning is logged.
         pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex, or None for not at all.
@@ -81,12 +83,15 @@ class Tokenizer(Exchange):
         min_frequency: pairs that occur less often are not joined; training ends when no other is left.
         max_token_length: no merge makes a token of more bytes than this. (Hugging Face's option of this name means
             one byte less, and never stops a merge of two bytes.)
+        field: of JSON Lines, or the column of Parquet, that is the text.
         num_threads: of the counting; all cores if None. The result is the same for any number.
-        progress: called a few times a second with ("count" | "merge", done, total or None); bytes, then merges.
+        progress: called a few times a second with ("count" | "merge", done, total or None): bytes (of files, packed as
+            they are), then merges.
 
         Raises DataError for a missing, empty or broken source, and TokenizerError for options that do not fit.
         """
-        specials = special_list(special_tokens)
+        given = isinstance(source, Counts)
+        specials = source.same(pattern, special_tokens) if given else special_list(special_tokens)
         if tie not in TIES:
             raise TokenizerError(f"unknown tie {tie!r}{nearest(str(tie), TIES)}")
         if not isinstance(min_frequency, int) or not 0 <= min_frequency < 1 << 63:
@@ -101,11 +106,9 @@ class Tokenizer(Exchange):
                 f"vocab_size is {vocab_size!r}; it counts 256 bytes and {len(specials)} special tokens, so it is an "
                 f"integer of at least {least}"
             )
-        paths, texts = source_of(source)
-        core = BPE.train(
-            texts, paths, vocab_size, pattern, specials, tie, min_frequency, max_token_length,
-            _threads(num_threads), progress,
-        )  # fmt: skip
+        options: dict[str, Any] = {"field": field, "num_threads": num_threads, "progress": progress}
+        counts = source if given else Counts.of(source, pattern, specials, **options)
+        core = BPE.train(counts._core, not given, vocab_size, tie, min_frequency, max_token_length, progress)
         if core.vocab_size < vocab_size:
             log.warning("the text has no more pairs to merge: vocab_size is %d, not %d", core.vocab_size, vocab_size)
         return cls._wrap(core)
@@ -411,15 +414,6 @@ class Tokenizer(Exchange):
 def _from_state(state: bytes, splits: bytes = b"", extras: Extras = Extras()) -> Tokenizer:  # noqa: B008 (immutable)
     """Unpickles."""
     return Tokenizer._wrap(BPE.from_state(state, splits), extras)
-
-
-def _threads(wanted: int | None) -> int:
-    """How many threads: all cores if None. Raises TokenizerError for a number that is none."""
-    if wanted is None:
-        return os.cpu_count() or 1
-    if not isinstance(wanted, int) or not 1 <= wanted <= 4096:
-        raise TokenizerError(f"num_threads is {wanted!r}; give a number from 1 to 4096, or None for all cores")
-    return wanted
 
 
 def _list(texts: Iterable[str]) -> list[str]:

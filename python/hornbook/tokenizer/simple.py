@@ -301,9 +301,8 @@ def _finder(tokens: Collection[str]) -> re.Pattern[str]:
 
 def _texts(source: Source, special_tokens: Sequence[str]) -> Iterator[str]:
     """The texts of a source, without special tokens. Raises DataError if there is nothing."""
-    paths, texts = source_of(source)
     empty = True
-    for text in texts if texts is not None else map(_read, paths):
+    for text in source_of(source):
         check_text(text)
         empty = empty and not text
         finder = _finder(special_tokens) if special_tokens else None
@@ -312,12 +311,3 @@ def _texts(source: Source, special_tokens: Sequence[str]) -> Iterator[str]:
                 yield part
     if empty:
         raise DataError("there is no text to train on: the source gave nothing but empty texts")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}"
-        ) from None

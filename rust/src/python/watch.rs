@@ -1,5 +1,8 @@
 //! Between Python and long computations: Ctrl-C and progress in, exceptions out, the lock released meanwhile.
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
 use pyo3::prelude::*;
 
 use crate::error::{Error, Kind, Result, Watch};
@@ -58,5 +61,30 @@ pub fn heavy<T: Send>(
 ) -> PyResult<T> {
     let mut watch = PyWatch::default();
     let result = if size < SHORT { work(&mut watch) } else { py.detach(|| work(&mut watch)) };
+    result.map_err(|error| watch.raise(py, error))
+}
+
+/// Runs work that cannot be stopped half way on another thread, with the interpreter lock released. After Ctrl-C it
+/// is left alone and its result is lost.
+pub fn apart<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    let mut watch = PyWatch::default();
+    let result = py.detach(|| {
+        let (sender, results) = channel();
+        std::thread::spawn(move || {
+            let _ = sender.send(work()); // if nobody listens any more, nobody cares
+        });
+        loop {
+            match results.recv_timeout(Duration::from_millis(50)) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) => watch.tick("", 0, None)?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::data("a thread broke; this is a fault of Hornbook, please report it"));
+                }
+            }
+        }
+    });
     result.map_err(|error| watch.raise(py, error))
 }

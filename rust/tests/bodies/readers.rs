@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::Path;
 
 use hornbook::count::{Counter, Counting};
 use hornbook::error::Kind;
-use hornbook::source::count_from;
+use hornbook::input::{Form, Packed, Sizes, Source, Stream};
 use hornbook::special::Specials;
 use hornbook::split::{Pattern, Span};
+use hornbook::tally::Tally;
+use hornbook::train::{Options, train};
 use hornbook::{Rule, Tokenizer, cut};
 
 use super::input::Input;
@@ -41,18 +42,17 @@ pub fn state(data: &[u8]) {
 }
 
 /// Gives its bytes in portions of all sizes, as a pipe might.
-struct Portions<'a> {
-    rest: &'a [u8],
+struct Portions {
+    rest: Vec<u8>,
     size: usize,
 }
 
-impl Read for Portions<'_> {
+impl Read for Portions {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let len = (1 + self.size % 7).min(buffer.len()).min(self.rest.len());
         self.size = self.size / 7 + self.rest.len();
-        let (now, later) = self.rest.split_at(len);
-        buffer[..len].copy_from_slice(now);
-        self.rest = later;
+        buffer[..len].copy_from_slice(&self.rest[..len]);
+        self.rest.drain(..len);
         Ok(len)
     }
 }
@@ -71,8 +71,13 @@ pub fn source(data: &[u8]) {
     };
     let specials = || Specials::new(vec![("<|end|>".into(), 0), ("d|>".into(), 0)]).unwrap();
     let mut counting = Counting::new(pattern.clone(), specials(), 1).unwrap();
-    let (reader, path) = (Portions { rest: file, size }, Path::new("a file"));
-    let result = count_from(reader, path, window, &mut counting, None, &mut ());
+    let form = Form::Plain { document_end: None };
+    let source = Source { path: "a file".into(), packed: Packed::No, form };
+    let reader: Box<dyn Read + Send> = Box::new(Portions { rest: file.to_vec(), size });
+    let cut = pattern.cuttable().then(specials);
+    let sizes = Sizes { chunk: window.max(4), bytes: window, texts: 4 };
+    let stream = Stream::of(vec![(source, Some(reader))], cut, 1, sizes);
+    let result = counting.add_stream(stream, None, &mut ());
     match std::str::from_utf8(file) {
         Ok(text) => {
             result.unwrap();
@@ -96,6 +101,23 @@ pub fn source(data: &[u8]) {
             );
         }
     }
+}
+
+/// Any bytes are the counts of something, which are read back as they were written, or an error. The checksum is made to
+/// fit, or hardly anything would be looked at.
+pub fn counts(data: &[u8]) {
+    let sum = crc32fast::hash(data).to_le_bytes();
+    let Ok(found) = Tally::from_bytes(&[data, &sum].concat(), &mut ()) else { return };
+    let mut size = 0;
+    found.counter.for_each(|piece, count| size += piece.len() as u64 * count);
+    assert!(size <= found.bytes);
+    let bytes = found.to_bytes();
+    let again = Tally::from_bytes(&bytes, &mut ()).expect("what was written can be read");
+    assert_eq!((again.texts, again.bytes), (found.texts, found.bytes));
+    assert_eq!(sorted(&again.counter), sorted(&found.counter));
+    assert_eq!(again.to_bytes(), bytes);
+    assert_eq!(found.copy().expect("it is not too large").to_bytes(), bytes);
+    train(found.counter, &Options::new(300), &mut ()).expect("counts can be trained on");
 }
 
 fn sorted(counter: &Counter) -> BTreeMap<Vec<u8>, u64> {
