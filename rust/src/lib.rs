@@ -14,6 +14,8 @@ pub mod dropout;
 pub mod encode;
 pub mod error;
 pub mod input;
+#[cfg(test)]
+mod linear;
 pub mod merge;
 pub mod pages;
 pub mod pairs;

@@ -92,4 +92,10 @@ mod tests {
         assert_eq!(bytes(key(text, (2, 17))).0[..15], text[2..17]);
         assert_eq!(key(text, (0, 16)), LONG);
     }
+
+    #[test]
+    fn anything_can_be_prefetched() {
+        prefetch(&7u8);
+        prefetch(&[[0u64; 8]; 4][3]);
+    }
 }

@@ -329,8 +329,36 @@ fn below(place: usize) -> u64 {
 mod tests {
     use super::*;
 
+    /// Under Miri, which is a thousand times slower, few.
     fn windows() -> impl Iterator<Item = [u8; WINDOW]> {
-        (0..256u32).map(|shift| std::array::from_fn(|i| (i as u32 * 37 + shift) as u8))
+        (0..256u32)
+            .step_by(if cfg!(miri) { 37 } else { 1 })
+            .map(|shift| std::array::from_fn(|i| (i as u32 * 37 + shift) as u8))
+    }
+
+    /// Through the same calls as any text, right up to the last byte of its memory.
+    #[test]
+    #[cfg_attr(miri, ignore = "the table of characters alone takes a minute")]
+    fn all_levels_fill_alike() {
+        let line = "I'll  go\tto 1234 (x/\r\n\n  /y) We'VE seen _it_...\n\n\n    ok\u{a0}été 12 if x { return 'a'; }   ";
+        let text = line.repeat(3);
+        for family in [Family::Gpt2, Family::Cl100k { whole_end: true }, Family::O200k] {
+            let scan = Scan::new(family, 3);
+            for (start, end) in (0..line.len()).zip((0..=text.len()).rev()) {
+                if !text.is_char_boundary(start) || !text.is_char_boundary(end) {
+                    continue;
+                }
+                let part = text[start..end].to_string(); // memory of its own, with nothing behind it
+                let fill = |level| {
+                    let mut spans = [(0, 0); 4 * WINDOW];
+                    let count = fill(&scan.with_level(level), family, &part, 0, &mut spans);
+                    spans[..count].to_vec()
+                };
+                let all: Vec<Vec<Span>> = Level::all().map(fill).collect();
+                assert_eq!(all[0].last().map(|span| span.1), Some(part.len()));
+                assert!(all.iter().all(|spans| spans == &all[0]), "{part:?}");
+            }
+        }
     }
 
     #[test]

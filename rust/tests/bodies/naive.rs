@@ -103,7 +103,7 @@ impl Naive {
         Some((ids, spans))
     }
 
-    /// The tokens of one piece, each with its range.
+    /// The tokens of one piece, each with its range: join the pair of lowest rank, the leftmost of equals; begin again.
     pub fn join(&self, piece: &[u8]) -> Vec<(u32, Span)> {
         if self.whole_first
             && let Some(&id) = self.ids.get(piece)
@@ -112,17 +112,26 @@ impl Naive {
         }
         let mut symbols: Vec<(u32, Span)> =
             (0..piece.len()).map(|at| (self.ids[&piece[at..=at]], (at, at + 1))).collect();
+        // The rank and the token of each symbol and the one behind it.
+        let look_up = |symbols: &[(u32, Span)], at: usize| match symbols.get(at..at + 2) {
+            Some(&[(left, (start, _)), (right, (_, end))]) => match &self.merges {
+                Some(merges) => merges.get(&(left, right)).copied(),
+                None => self.ids.get(&piece[start..end]).map(|&id| (id as usize, id)),
+            },
+            _ => None,
+        };
+        let mut joins: Vec<Option<(usize, u32)>> =
+            (0..symbols.len()).map(|at| look_up(&symbols, at)).collect();
         loop {
-            let joins = symbols.windows(2).enumerate().filter_map(|(at, pair)| {
-                let ((left, (start, _)), (right, (_, end))) = (pair[0], pair[1]);
-                let (rank, id) = match &self.merges {
-                    Some(merges) => *merges.get(&(left, right))?,
-                    None => self.ids.get(&piece[start..end]).map(|&id| (id as usize, id))?,
-                };
-                Some((rank, at, id, (start, end)))
-            });
-            let Some((_, at, id, span)) = joins.min() else { return symbols };
-            symbols.splice(at..at + 2, [(id, span)]);
+            let ranks = joins.iter().enumerate().filter_map(|(at, join)| Some((join.as_ref()?.0, at)));
+            let Some((_, at)) = ranks.min() else { return symbols };
+            let (_, id) = joins[at].expect("it has a rank");
+            symbols[at] = (id, (symbols[at].1.0, symbols[at + 1].1.1));
+            symbols.remove(at + 1);
+            joins.remove(at + 1);
+            for place in [at.checked_sub(1), Some(at)].into_iter().flatten() {
+                joins[place] = look_up(&symbols, place);
+            }
         }
     }
 }

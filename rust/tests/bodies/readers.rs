@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use hornbook::batch::{Choice, Encoder};
 use hornbook::count::{Counter, Counting};
 use hornbook::error::Kind;
 use hornbook::input::{Form, Packed, Sizes, Source, Stream};
@@ -14,26 +15,23 @@ use hornbook::{Rule, Tokenizer, cut};
 
 use super::input::Input;
 use super::naive;
-use super::texts::cutters;
+use super::texts::{cutters, decoded};
 
 /// Any bytes are the state of a tokenizer that works, or an error.
 pub fn state(data: &[u8]) {
-    let Ok(tokenizer) = Tokenizer::from_state(data) else { return };
+    let Ok(tokenizer) = Tokenizer::from_state(data, &[]) else { return };
     let state = tokenizer.to_state();
-    let again = Tokenizer::from_state(&state).expect("what was written can be read");
+    let again = Tokenizer::from_state(&state, &tokenizer.splits()).expect("what was written can be read");
     assert_eq!(state, again.to_state());
     assert_eq!(tokenizer.merges(), again.merges());
     let text = "The thing's <|end|> 123 \n\n  été 中文 aaaaaaaaaaaaaaaaaaaaa";
     let encode = |tokenizer: &Tokenizer| {
-        let mut ids = Vec::new();
-        tokenizer
-            .with_worker(|worker| tokenizer.encode(text, &tokenizer.specials, worker, &mut ids, &mut ()))
-            .map(|()| ids)
+        Encoder::new(tokenizer, Choice::All, Choice::None).and_then(|encoder| encoder.one(text, &mut ()))
     };
     let ids = encode(&tokenizer);
     assert_eq!(ids, encode(&again));
     if let Ok(ids) = ids {
-        let bytes = tokenizer.vocab.decode(&ids).expect("ids of this tokenizer");
+        let bytes = decoded(&tokenizer, &ids).expect("ids of this tokenizer");
         if tokenizer.rule != Rule::Ranks || tokenizer.pattern.cuttable() || tokenizer.pattern == Pattern::None
         {
             assert_eq!(bytes, text.as_bytes());

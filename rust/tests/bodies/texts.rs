@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use hornbook::batch::{Choice, Encoder};
+use hornbook::batch::{Choice, Encoded, Encoder};
 use hornbook::count::Counting;
 use hornbook::special::Specials;
 use hornbook::split::window::Level;
 use hornbook::split::{Pattern, Span, Splitter};
 use hornbook::stream::Pending;
-use hornbook::{Rule, Tokenizer};
+use hornbook::{Result, Rule, Tokenizer};
 
 use super::input::{Input, PARTS};
 use super::naive::{Cutter, Naive};
@@ -83,12 +83,21 @@ fn choice(input: &mut Input) -> Choice {
     }
 }
 
+/// The bytes of ids.
+pub fn decoded(tokenizer: &Tokenizer, ids: &[u32]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    tokenizer.vocab.decode(ids.iter().map(|&id| id.into()), &mut bytes).map(|()| bytes)
+}
+
 /// Ids equal the naive ones, ranges tile the text, decoding gives it back.
 pub fn encode(data: &[u8]) {
     let mut input = Input::new(data);
     let (tokenizer, naive) = one_of_all(&mut input);
     let encoder = Encoder::new(tokenizer, choice(&mut input), Choice::None).unwrap();
-    let text = input.text(400);
+    let mut text = input.text(400);
+    if data.get(1).is_some_and(|byte| byte & 0x80 > 0) {
+        text = text.repeat(8); // long pieces are merged in other ways
+    }
     let ids = encoder.one(&text, &mut ());
     let Some((expected, expected_spans)) = naive.encode(&text, encoder.allowed.tokens()) else {
         assert!(ids.is_err(), "the regex gave up on {text:?}, but only once");
@@ -97,13 +106,30 @@ pub fn encode(data: &[u8]) {
     assert_eq!(ids.as_ref(), Ok(&expected), "{text:?}");
     let (same, spans) = encoder.with_spans(&text, &mut ()).unwrap();
     assert_eq!((same, &spans), (expected.clone(), &expected_spans), "{text:?}");
-    assert_eq!(
-        encoder.many(&[&text, "", &text], 2, &mut ()).unwrap().lengths,
-        [expected.len(), 0, expected.len()]
-    );
+    let mut batch = vec![Vec::new(); 3];
+    let collect = |encoded: &Encoded| {
+        let mut rest = encoded.ids.as_slice();
+        for &(index, length) in &encoded.lengths {
+            let (these, others) = rest.split_at(length);
+            batch[index].extend_from_slice(these);
+            rest = others;
+        }
+        Ok(())
+    };
+    encoder.many(&[&text, "", &text], 2, &mut (), collect).unwrap();
+    assert_eq!(batch, [&expected[..], &[], &expected]);
+    for most in [0, 1, expected.len() / 2, expected.len()] {
+        let truncated = Encoder {
+            most,
+            allowed: encoder.allowed.clone(),
+            forbidden: encoder.forbidden.clone(),
+            tokenizer,
+        };
+        assert_eq!(truncated.one(&text, &mut ()).unwrap(), expected[..most.min(expected.len())], "{text:?}");
+    }
     // A special token that is allowed but unknown has no id that decodes; without those, the text comes back.
     if encoder.allowed.tokens().iter().all(|&(_, id)| id != u32::MAX) {
-        let bytes = tokenizer.vocab.decode(&expected).unwrap();
+        let bytes = decoded(tokenizer, &expected).unwrap();
         let covered: Vec<u8> =
             spans.iter().flat_map(|&(start, end)| &text.as_bytes()[start..end]).copied().collect();
         assert_eq!(bytes, covered);
@@ -123,7 +149,7 @@ pub fn decode(data: &[u8]) {
         ids.push(if id == u32::from(u16::MAX) { u32::MAX } else { id % 512 });
     }
     let tokens: Vec<Option<&[u8]>> = ids.iter().map(|&id| tokenizer.vocab.get(id)).collect();
-    match tokenizer.vocab.decode(&ids) {
+    match decoded(tokenizer, &ids) {
         Ok(bytes) => assert_eq!(bytes, tokens.into_iter().map(Option::unwrap).collect::<Vec<_>>().concat()),
         Err(error) => {
             let bad = tokens.iter().position(Option::is_none).expect("all ids are tokens");
@@ -181,7 +207,7 @@ pub fn stream(data: &[u8]) {
         });
         let Some(ready) = pending.take(chunk, &known, tokenizer.pattern.cuttable()) else { continue };
         let (allowed, forbidden) = (Cow::Borrowed(&*encoder.allowed), Cow::Borrowed(&*encoder.forbidden));
-        match (Encoder { tokenizer, allowed, forbidden }).one(&ready, &mut ()) {
+        match (Encoder { tokenizer, allowed, forbidden, most: usize::MAX }).one(&ready, &mut ()) {
             Ok(more) => ids.extend(more),
             Err(error) => break Err(error),
         }
