@@ -5,7 +5,7 @@ use crate::merge::Scratch;
 use crate::special::Specials;
 use crate::split::Pattern;
 use crate::tokenizer::{Rule, Tokenizer};
-use crate::train::train;
+use crate::train::{Options, train};
 
 /// The sources of some modules, as text that people wrote.
 const TEXT: &str = concat!(
@@ -48,7 +48,7 @@ fn tokenizers() -> Vec<(&'static str, Tokenizer)> {
     let letters = String::from_utf8(random_letters(20_000)).unwrap();
     let texts = [&"a".repeat(300), &"ab".repeat(300), &"aab".repeat(300), letters.as_str(), &TEXT[..30_000]];
     counting.add(&texts, None, &mut ()).unwrap();
-    let (vocab, pairs) = train(&counting.finish(), 1500, &mut ()).unwrap();
+    let (vocab, pairs) = train(counting.finish(), &Options::new(1500), &mut ()).unwrap();
     let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
     let made = |rule: Rule| Tokenizer::new(&tokens, vec![], rule, Pattern::None).unwrap();
     let mut another_way = pairs.clone();

@@ -50,7 +50,7 @@ fn all() -> &'static [(Tokenizer, Naive)] {
         for pattern in PATTERNS.map(Pattern::parse) {
             let mut counting = Counting::new(pattern.clone(), Specials::default(), 1).unwrap();
             counting.add(&[&text], None, &mut ()).unwrap();
-            let (vocab, pairs) = hornbook::train::train(&counting.finish(), 340, &mut ()).unwrap();
+            let (vocab, pairs) = hornbook::train::train(counting.finish(), &hornbook::train::Options::new(340), &mut ()).unwrap();
             let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
             let rules = [
                 Rule::Merges { pairs: pairs.clone(), whole_first: false },
@@ -124,6 +124,7 @@ pub fn encode(data: &[u8]) {
             allowed: encoder.allowed.clone(),
             forbidden: encoder.forbidden.clone(),
             tokenizer,
+            dropout: None,
         };
         assert_eq!(truncated.one(&text, &mut ()).unwrap(), expected[..most.min(expected.len())], "{text:?}");
     }
@@ -207,7 +208,9 @@ pub fn stream(data: &[u8]) {
         });
         let Some(ready) = pending.take(chunk, &known, tokenizer.pattern.cuttable()) else { continue };
         let (allowed, forbidden) = (Cow::Borrowed(&*encoder.allowed), Cow::Borrowed(&*encoder.forbidden));
-        match (Encoder { tokenizer, allowed, forbidden, most: usize::MAX }).one(&ready, &mut ()) {
+        match (Encoder { tokenizer, allowed, forbidden, most: usize::MAX, dropout: None })
+            .one(&ready, &mut ())
+        {
             Ok(more) => ids.extend(more),
             Err(error) => break Err(error),
         }

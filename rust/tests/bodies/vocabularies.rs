@@ -90,7 +90,8 @@ pub fn train(data: &[u8]) {
     }
     let mut words: Vec<(Vec<u8>, u64)> = Vec::new();
     counter.for_each(|word, count| words.push((word.to_vec(), count)));
-    let (vocab, merges) = hornbook::train::train(&counter, vocab_size, &mut ()).unwrap();
+    let (vocab, merges) =
+        hornbook::train::train(counter, &hornbook::train::Options::new(vocab_size), &mut ()).unwrap();
     assert_eq!(merges, naive::train(&words, vocab_size), "{words:?}");
     assert_eq!(vocab.len(), 256 + merges.len());
     for ((id, token), (left, right)) in vocab.iter().skip(256).zip(merges) {
