@@ -83,16 +83,16 @@ class Child:
             self.peer.load(known)
         return {"bytes": sum(len(t.encode()) for t in self.texts), "texts": len(self.texts)}
 
-    def encode(self, way: str, document: int | None = None) -> dict[str, Any]:
-        """One pass over the texts, or over a single one."""
+    def encode(self, way: str, some: Sequence[int] = ()) -> dict[str, Any]:
+        """One pass over the texts, or over those from the first number of ``some`` to before the second."""
         call = getattr(self.peer, way)
-        given = self.given.get(way, self.texts) if document is None else [self.texts[document]]
+        given = self.texts[slice(*some)] if some else self.given[way]
         return self.measure(lambda: call(given, self.threads))[0]
 
     def check(self, way: str) -> dict[str, Any]:
         """Compare ids with those beside the texts: how many documents differ, and where the first one does."""
         began = time.perf_counter()
-        result = getattr(self.peer, way)(self.given.get(way, self.texts), self.threads)
+        result = getattr(self.peer, way)(self.given[way], self.threads)
         taken = time.perf_counter() - began
         right = read_ids(str(self.where), self.every)
         found = list(rows(result))

@@ -52,7 +52,7 @@ def _training() -> list[Goal]:
         found.append(Goal(f"train: {words}", task, "train", least=least, against=peer))
     for words, task in (("1 thread", "train-en-1"), ("2 threads", "train-en-2")):
         found.append(Goal(f"train: memory above the corpus, {words}, MB", task, "memory", most=60.0))
-    found.append(Goal("train: one word of 1.1 MB, s", "train-word", "seconds", most=0.3))
+    found.append(Goal("train: one word of 1.1 MB, s", "train-word", "train", most=0.3))
     return found
 
 
@@ -73,9 +73,9 @@ def _encoding() -> list[Goal]:
 GOALS = (
     *_training(),
     *_encoding(),
-    Goal("a call with 500 characters", "latency-500", "call", least=1 / 0.85),
-    Goal("decode from a list", "decode-list", "decode", least=1.45),
-    Goal("decode from numpy", "decode-array", "decode", least=3.5),
+    Goal("a call with 500 characters", "calls", "500 characters", least=1 / 0.85),
+    Goal("decode from a list", "decode", "list", least=1.45),
+    Goal("decode from numpy", "decode", "numpy", least=3.5),
     *(Goal(f"a million {words}", "worst", words, least=1.0) for words in ('"a"', "spaces", "newlines", '"!"')),
     Goal("a million random letters", "worst", "letters", least=1.5),
     Goal("load, ms", "load", "load", most=50.0),
@@ -122,7 +122,8 @@ def judge(goals: Sequence[Goal], rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def name(row: Row) -> str:
-    return f"{row['peer']} ({row['way']})" if row["way"] else row["peer"]
+    peer = Path(row["peer"]).name
+    return f"{peer} ({row['way']})" if row["way"] else peer
 
 
 def verdict(row: Row) -> str:

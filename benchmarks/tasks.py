@@ -21,6 +21,7 @@ from .turns import Contestant, Lost, Order, Process, Record, cores, per_round, p
 
 TURN = 4.0  # seconds: who would take longer for a round's passes encodes every second, third, ... document
 PASSES = 3  # of encoding in a round; the first is cold
+IDS = 4_000_000  # to decode, about
 WORST = ('"a"', "spaces", "newlines", '"!"', "letters")  # as `texts.worst` makes them
 
 
@@ -90,7 +91,7 @@ class Bench:
             self.tokens[text] = process.ask({"do": "reference"}, self.patience)["tokens"]
             process.close()
 
-    def check(self, text: str, peer: str, way: str) -> dict[str, Any]:
+    def check(self, text: str, peer: str, way: str, patience: float) -> dict[str, Any]:
         """Compare the ids of a text with tiktoken's, once: see `child.Child.check`; "lost" if that did not end well."""
         key = (text, peer, way)
         if key not in self._checks:
@@ -99,7 +100,7 @@ class Bench:
             try:
                 process = self.process(peer, threads)
                 process.ask(self.start(text, threads, uses=[way]), self.patience)
-                self._checks[key] = process.ask({"do": "check", "way": way}, self.patience) | {"threads": threads}
+                self._checks[key] = process.ask({"do": "check", "way": way}, patience) | {"threads": threads}
                 process.close()
             except Lost as reason:
                 self._checks[key] = {"lost": str(reason)}
@@ -157,7 +158,8 @@ class Task:
         return bench.rounds
 
     def invited(self, bench: Bench) -> list[str]:
-        return [peer for peer in bench.known if not self.peers or peer in self.peers]
+        """Whose task it is; a user's adapters always."""
+        return [peer for peer in bench.known if not self.peers or peer in self.peers or peer.endswith(".py")]
 
     def contestants(self, bench: Bench) -> list[Contestant]:
         """All of them, also who is known to fail."""
@@ -326,7 +328,7 @@ class Encode(Task):
         return max(1, min(int(-(-seconds // TURN)), bench.sizes[self.text][1]))
 
     def ids(self, bench: Bench, contestant: Contestant) -> dict[str, Any]:
-        return bench.check(self.text, contestant.peer, f"{self.form}_{contestant.way}")
+        return bench.check(self.text, contestant.peer, f"{self.form}_{contestant.way}", self.patience)
 
     def fails(self, bench: Bench, contestant: Contestant) -> str:
         return self.ids(bench, contestant).get("lost", "")
@@ -347,9 +349,12 @@ class Encode(Task):
 
 @dataclass(frozen=True)
 class Call(Encode):
-    """One call for each of many short texts, warm."""
+    """One call for each of many short texts, warm. There are as many texts of each length."""
 
-    MEASURES: ClassVar[dict[str, Measure]] = {"call": Measure("call", "seconds", "µs")}
+    lengths: tuple[int, ...] = (500, 30)  # characters
+
+    def measures(self) -> dict[str, Measure]:
+        return {f"{n} characters": Measure(f"{n} characters", "seconds", "µs") for n in self.lengths}
 
     def ways(self, bench: Bench, peer: str) -> list[str]:
         return ["loop"] if bench.known[peer]["ways"]["list"] else []
@@ -359,11 +364,15 @@ class Call(Encode):
 
     def prepare(self, bench: Bench, contestant: Contestant, process: Process) -> int:
         super().prepare(bench, contestant, process)
-        return bench.sizes[self.text][1]
+        return bench.sizes[self.text][1] // len(self.lengths)
 
     def passes(self, bench: Bench, contestant: Contestant) -> list[tuple[str, Order]]:
-        order = {"do": "encode", "way": "list_loop"}
-        return [("first", order), *[("call", order)] * 3]
+        count = bench.sizes[self.text][1] // len(self.lengths)
+        made: list[tuple[str, Order]] = []
+        for n, length in enumerate(self.lengths):
+            order = {"do": "encode", "way": "list_loop", "some": [n * count, (n + 1) * count]}
+            made += [("first", order), *[(f"{length} characters", order)] * 3]
+        return made
 
 
 @dataclass(frozen=True)
@@ -371,43 +380,48 @@ class Worst(Call):
     """Texts that are hard on algorithms, one call each. Who is quick does them three times, never one twice in a row:
     some libraries remember the text before."""
 
-    MEASURES: ClassVar[dict[str, Measure]] = {words: Measure(words, "seconds", "ms") for words in WORST}
+    patience: float = 60.0
+
+    def measures(self) -> dict[str, Measure]:
+        return {words: Measure(words, "seconds", "ms") for words in WORST}
 
     def prepare(self, bench: Bench, contestant: Contestant, process: Process) -> int:
         super().prepare(bench, contestant, process)
         return 1
 
     def passes(self, bench: Bench, contestant: Contestant) -> list[tuple[str, Order]]:
-        orders = [(words, {"do": "encode", "way": "list_loop", "document": n}) for n, words in enumerate(WORST)]
+        orders = [(words, {"do": "encode", "way": "list_loop", "some": [n, n + 1]}) for n, words in enumerate(WORST)]
         return orders * (3 if self.ids(bench, contestant).get("seconds", 0.0) < 0.5 else 1)
 
 
 @dataclass(frozen=True)
 class Decode(Task):
-    """Ids of documents to text, one call for each document, warm."""
+    """Ids of documents to text, from lists and from numpy's arrays, one call for each document, warm."""
 
-    form: str = "list"
-    MEASURES: ClassVar[dict[str, Measure]] = {"decode": Measure("decode", "seconds", "Mtok/s")}
+    MEASURES: ClassVar[dict[str, Measure]] = {
+        "list": Measure("list", "seconds", "Mtok/s"),
+        "numpy": Measure("array", "seconds", "Mtok/s"),
+    }
 
     def contestants(self, bench: Bench) -> list[Contestant]:
         bench.reference(self.text)
-        able = [p for p in self.invited(bench) if bench.known[p]["ways"]["list"]]
-        every = -(-self.tokens(bench) // 4_000_000)
-        return [Contestant(peer, every=every) for peer in able if self.form in bench.known[peer]["decodes"]]
-
-    def tokens(self, bench: Bench) -> int:
-        return bench.tokens[self.text]
+        every = -(-bench.tokens[self.text] // IDS)
+        return [Contestant(peer, every=every) for peer in self.invited(bench) if bench.known[peer]["ways"]["list"]]
 
     def prepare(self, bench: Bench, contestant: Contestant, process: Process) -> int:
         process.ask(bench.start(self.text, every=contestant.every), bench.patience)
-        return process.ask({"do": "ids", "form": self.form}, bench.patience)["tokens"]
+        return process.ask({"do": "ids", "form": "list"}, bench.patience)["tokens"]
 
     def passes(self, bench: Bench, contestant: Contestant) -> list[tuple[str, Order]]:
-        return [("first", {"do": "decode"}), *[("decode", {"do": "decode"})] * 2]
+        made: list[tuple[str, Order]] = []
+        for form in bench.known[contestant.peer]["decodes"]:
+            made += [("", {"do": "ids", "form": form}), ("first", {"do": "decode"}), *[(form, {"do": "decode"})] * 2]
+        return made
 
     def checked(self, bench: Bench, contestant: Contestant, record: Record) -> dict[str, Any]:
         answers = [answer for passes in record.rounds.values() for found in passes.values() for answer in found]
-        return {key: answers[0][key] for key in ("documents", "differ")} if answers else {}
+        worst = max((a for a in answers if "differ" in a), key=lambda a: a["differ"], default={})
+        return {key: worst[key] for key in ("documents", "differ") if worst}
 
 
 @dataclass(frozen=True)

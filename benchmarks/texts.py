@@ -9,6 +9,7 @@ many languages. Code is the Python standard library of whoever runs this.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import random
 import re
 import string
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -183,11 +184,14 @@ def worst(length: int) -> Text:
     return Text("worst", "one character repeated, and random letters", [*(c * length for c in WORST[:4]), letters])
 
 
-def snippets(text: Text, length: int, count: int) -> Text:
-    """Pieces of so many characters from all over a text, all different."""
-    cut = [t[i : i + length] for t in text.documents for i in range(0, len(t) - length + 1, length)]
-    chosen = sorted(set(random.Random(length).sample(cut, min(count, len(cut)))))
-    return Text(f"{text.name}-{length}", f"pieces of {length} characters", chosen)
+def calls(text: Text, lengths: Sequence[int], count: int) -> Text:
+    """Different pieces from all over a text: ``count`` of each length, in characters, or fewer if it is short."""
+    found: list[list[str]] = []
+    for length in lengths:
+        cut = {t[i : i + length] for t in text.documents for i in range(0, len(t) - length + 1, length)}
+        found.append(random.Random(length).sample(sorted(cut), min(count, len(cut))))
+    count = min(map(len, found))
+    return Text("calls", "short pieces of text", [piece for pieces in found for piece in pieces[:count]])
 
 
 def one_word(length: int) -> Text:
@@ -270,6 +274,10 @@ def _write(place: Path, name: str, tok: Tokenizer, encoding: tiktoken.Encoding) 
     tok.save(place / f"{name}.tiktoken")
     tok.save(place / "exact.json")
     content = json.loads((place / "exact.json").read_text("utf-8"))
+    model = content["model"]
+    if len(model["merges"]) > len(model["vocab"]):
+        model["merges"] = [" ".join(pair) for pair in plain_merges(model["vocab"], tok.special_tokens)]
+        (place / "exact.json").write_text(json.dumps(content), "utf-8")
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     if tok.pattern == "gpt2":
         content["pre_tokenizer"] = byte_level
@@ -279,5 +287,28 @@ def _write(place: Path, name: str, tok: Tokenizer, encoding: tiktoken.Encoding) 
     else:
         return
     for token in tok.special_tokens:
-        content["model"]["vocab"].pop(token, None)
+        model["vocab"].pop(token, None)
     (place / "classic.json").write_text(json.dumps(content), "utf-8")
+
+
+def plain_merges(vocab: Mapping[str, int], special_tokens: Container[str]) -> list[tuple[str, str]]:
+    """One merge a token: the two parts that it comes from when the tokens before it join, lowest id first.
+
+    Ranks allow more merges than these, and Hornbook writes them all, so that libraries that look at merges only join
+    what tiktoken joins. The files of OpenAI's models have these, and libraries are made for that: with all merges some
+    load more slowly, and one takes quadratic time.
+    """
+    found = []
+    for token, id in sorted(vocab.items(), key=lambda item: item[1]):
+        if len(token) == 1 or token in special_tokens:
+            continue
+        parts = list(token)
+        while len(parts) > 2:
+            ranks = [vocab.get(left + right, id) for left, right in itertools.pairwise(parts)]
+            at = min(range(len(ranks)), key=ranks.__getitem__)
+            if ranks[at] >= id:
+                break
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(parts) == 2:
+            found.append((parts[0], parts[1]))
+    return found

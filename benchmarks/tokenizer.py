@@ -126,10 +126,8 @@ def tasks(kinds: Sequence[str], found: Mapping[str, Text], threads: int, size: S
         if name in found:
             title = f"encode {named[name]}, {on(n)}, {form}"
             made["encode"].append(Encode(f"encode-{name}-{form}-{n}", title, name, n, form=form))
-    for form, source in (("list", "lists"), ("array", "numpy")):
-        made["decode"].append(Decode(f"decode-{form}", f"decode {named[main]} from {source}", main, form=form))
-    for length in (500, 30):
-        made["latency"].append(Call(f"latency-{length}", f"a call with {length} characters", f"{main}-{length}"))
+    made["decode"].append(Decode("decode", f"decode {named[main]}", main))
+    made["latency"].append(Call("calls", "one call", "calls"))
     made["worst"].append(Worst("worst", f"{size.worst:,} characters: the same one, and random letters", "worst"))
     made["load"].append(Load("load", "load, pickle and back, deepcopy"))
     for kind in ("train", "encode"):
@@ -155,8 +153,7 @@ def write(bench: Bench, kinds: Sequence[str], found: Mapping[str, Text], size: S
         if word is not None:
             bench.write(Text("word", word.about, word.documents))
     if "latency" in kinds:
-        for length in (500, 30):
-            bench.write(texts.snippets(found[main], length, size.calls))
+        bench.write(texts.calls(found[main], Call.lengths, size.calls))
     if "worst" in kinds:
         bench.write(texts.worst(size.worst))
     if {"train", "encode"} & set(kinds):
