@@ -47,7 +47,8 @@ class Child:
         """Whether the library is there, and what it can do."""
         peer = self.kind()
         ways = {"list": dict(peer.lists), "array": dict(peer.arrays)}
-        return {"version": peer.version, "ways": ways, "decodes": list(peer.decodes), "tie": peer.tie}
+        able = {"ways": ways, "decodes": list(peer.decodes), "tie": peer.tie}
+        return {"version": peer.version, "pace": peer.pace, **able}
 
     def start(
         self,
@@ -90,7 +91,7 @@ class Child:
         return self.measure(lambda: call(given, self.threads))[0]
 
     def check(self, way: str) -> dict[str, Any]:
-        """Compare ids with those beside the texts: how many documents differ, and where the first one does."""
+        """Compare ids with those beside the texts: how many documents differ, and which is the first of them."""
         began = time.perf_counter()
         result = getattr(self.peer, way)(self.given[way], self.threads)
         taken = time.perf_counter() - began

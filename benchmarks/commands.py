@@ -82,7 +82,7 @@ def bench_tokenizer(
     there are named and left out.
 
     Args:
-        only: of train, encode, decode, latency, worst and load; all if not given.
+        only: of train, encode, decode, latency, worst and load; all if not given. What is done is in the files' names.
         text: a file or folder to use; if not given, bench/en.jsonl.zst and bench/multi.jsonl.zst in the folder that
             HORNBOOK_DATA names, else the bible and fables, and in both cases Python's standard library.
         vocabulary: cl100k_base or another that tiktoken knows, the path of a tokenizer, or "trained" for one that is

@@ -141,7 +141,7 @@ def verdict(row: Row) -> str:
     if "unknown" in check:
         said.append(check["unknown"])
     if row["share"] > 1:
-        said.append(f"every {row['share']}th document")
+        said.append(f"1 of {row['share']} documents")
     return "; ".join(said)
 
 

@@ -54,6 +54,8 @@ class Peer:
             single calls.
         decodes: what `decode` takes, of "list" and "array" (numpy, uint32).
         tie: of Hornbook's rules, the one by which it trains; None if it does not train.
+        pace: megabytes a second, about, of a slow library whose speed does not depend on how much it has read. It gets
+            only a part of a long text. Whoever remembers words is faster in a long one, and gets all of it.
     """
 
     module = ""
@@ -62,6 +64,7 @@ class Peer:
     arrays: tuple[tuple[str, str], ...] = ()
     decodes: tuple[str, ...] = ("list",)
     tie: str | None = None
+    pace: float | None = None
     tok: Any = None  # what `load` made
 
     def __init__(self) -> None:
@@ -124,6 +127,7 @@ class Tiktoken(Peer):
     module = distribution = "tiktoken"
     lists = (("loop", ALONE), ("batch", TOGETHER))
     arrays = (("loop", ALONE),)
+    pace = 12.0
 
     def load(self, vocabulary: Vocabulary) -> Any:
         ranks = importlib.import_module("tiktoken.load").load_tiktoken_bpe(vocabulary.ranks)
@@ -152,6 +156,7 @@ class Tokenizers(Peer):
     module = distribution = "tokenizers"
     lists = (("batch", ALWAYS),)
     tie = "huggingface"
+    pace = 2.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,8 +206,8 @@ class Tokenizers1(Peer):
     """The rewrite that is to become tokenizers 1.0: it encodes and decodes, and does not train."""
 
     module = distribution = "tokenizers"
-    lists = (("loop", ALONE), ("batch", ALWAYS))
-    arrays = (("loop", ALONE), ("batch", ALWAYS))
+    lists = (("batch", ALWAYS),)
+    arrays = (("loop", ALONE), ("batch", TOGETHER))
     decodes = ("list", "array")
 
     def __init__(self) -> None:
@@ -253,8 +258,8 @@ class Gigatoken(Peer):
     tokenizer.json it encodes a first text faster than from ranks."""
 
     module = distribution = "gigatoken"
-    lists = (("loop", ALONE), ("batch", ALWAYS))
-    arrays = (("loop", ALONE), ("batch", ALWAYS), ("buffer", ALWAYS))
+    lists = (("loop", ALONE), ("batch", TOGETHER))
+    arrays = (("loop", ALONE), ("batch", ALWAYS), ("buffer", TOGETHER))
     decodes = ("list", "array")
     tie = "huggingface"
     end = "<|endoftext|>"
@@ -355,6 +360,7 @@ class RsBpe(Peer):
 
     module, distribution = "rs_bpe.bpe", "rs-bpe"
     lists = (("loop", ALONE), ("batch", TOGETHER))
+    pace = 20.0
 
     def load(self, vocabulary: Vocabulary) -> Any:
         if vocabulary.name not in ("cl100k_base", "o200k_base"):

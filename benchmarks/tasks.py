@@ -19,7 +19,7 @@ from .goals import OURS, Row
 from .texts import Text, Vocabulary
 from .turns import Contestant, Lost, Order, Process, Record, cores, per_round, play, ratios, spread
 
-TURN = 4.0  # seconds: who would take longer for a round's passes encodes every second, third, ... document
+TURN = 4.0  # seconds: a slow library that would take longer for a round's passes gets every second, third, ... document
 PASSES = 3  # of encoding in a round; the first is cold
 IDS = 4_000_000  # to decode, about
 WORST = ('"a"', "spaces", "newlines", '"!"', "letters")  # as `texts.worst` makes them
@@ -314,18 +314,16 @@ class Encode(Task):
 
     def contestants(self, bench: Bench) -> list[Contestant]:
         return [
-            Contestant(peer, way, self.share(bench, peer, way))
+            Contestant(peer, way, self.share(bench, peer))
             for peer in self.invited(bench)
             for way in self.ways(bench, peer)
         ]
 
-    def share(self, bench: Bench, peer: str, way: str) -> int:
+    def share(self, bench: Bench, peer: str) -> int:
         """n: a contestant does every n-th document, so that a turn takes no longer than `TURN`, about."""
-        check = self.ids(bench, Contestant(peer, way))
-        if "lost" in check:
-            return 1
-        seconds = PASSES * check["seconds"] * max(1, check["threads"] // self.threads)
-        return max(1, min(int(-(-seconds // TURN)), bench.sizes[self.text][1]))
+        size, documents = bench.sizes[self.text]
+        pace = bench.known[peer]["pace"]
+        return min(documents, 1 + int(PASSES * size / (pace * 1e6 * TURN))) if pace else 1
 
     def ids(self, bench: Bench, contestant: Contestant) -> dict[str, Any]:
         return bench.check(self.text, contestant.peer, f"{self.form}_{contestant.way}", self.patience)
@@ -359,7 +357,7 @@ class Call(Encode):
     def ways(self, bench: Bench, peer: str) -> list[str]:
         return ["loop"] if bench.known[peer]["ways"]["list"] else []
 
-    def share(self, bench: Bench, peer: str, way: str) -> int:
+    def share(self, bench: Bench, peer: str) -> int:
         return 1
 
     def prepare(self, bench: Bench, contestant: Contestant, process: Process) -> int:
@@ -470,7 +468,7 @@ class Growth(Task):
     }
 
     def rounds(self, bench: Bench) -> int:
-        return max(1, bench.rounds // 2)
+        return 1 if self.train else max(1, bench.rounds // 2)
 
     def contestants(self, bench: Bench) -> list[Contestant]:
         there = [n for n in self.lengths if f"{self.what}-{n}" in bench.written]

@@ -116,7 +116,7 @@ def tasks(kinds: Sequence[str], found: Mapping[str, Text], threads: int, size: S
         title = f"train {size.vocab_size:,}, cl100k pattern, {named[name]}, {on(1)}"
         who = (OURS, "rustbpe")
         made["train"].append(Train(f"train-{name}-1", title, name, 1, who, vocab_size=size.vocab_size))
-    title = f"train {size.word_vocab_size:,}, one word of {size.word / 1e6:g} MB, {on(1)}"
+    title = f"train {size.word_vocab_size:,}, one word of {report.number(size.word / 1e6, 2)} MB, {on(1)}"
     who = (OURS, "rustbpe", "tokenizers")
     made["train"].append(Train("train-word", title, "word", 1, who, 20.0, size.word_vocab_size, None))
 
@@ -249,7 +249,8 @@ def run(
     began, today = time.monotonic(), date.today()
     limit = limits()
     print(limit["words"], flush=True)
-    place = report.results(out) / f"tokenizer-{today}"
+    part = "" if set(kinds) == set(KINDS) else "-" + "-".join(kind for kind in KINDS if kind in kinds)
+    place = report.results(out) / f"tokenizer-{today}{part}"
     with tempfile.TemporaryDirectory(prefix="hornbook-bench-") as folder:
         bench = Bench(Path(folder), pythons, rounds, threads)
         bench.find(names)
@@ -266,13 +267,15 @@ def run(
             "limits": limit, "vocabulary": bench.vocabulary.name, "missing": bench.missing,
             "peers": {peer: known["version"] for peer, known in bench.known.items()},
             "texts": {n: {"about": t.about, "bytes": t.size, "documents": len(t.documents)} for n, t in found.items()},
-            "rows": [], "goals": [],
+            "task_seconds": {}, "rows": [], "goals": [],
         }  # fmt: skip
         for task in tasks(kinds, found, threads, size):
             if task.text and task.text not in bench.written:
                 report.note(f"{task.title}: there is no text for it")
                 continue
+            started = time.monotonic()
             rows = play(task, bench)
+            result["task_seconds"][task.key] = round(time.monotonic() - started, 1)
             result["rows"] += [row | {"limit": at_most(task, bench, limit)} for row in rows]
             result["goals"] = [] if quick or vocabulary != "cl100k_base" else goals.judge(goals.GOALS, result["rows"])
             result["seconds"] = time.monotonic() - began

@@ -364,7 +364,7 @@ def test_goals_are_about_tasks_that_there_are() -> None:
 def test_what_is_said_of_ids() -> None:
     assert goals.verdict(row("a", 1.0, 1.0)) == ""
     assert "WRONG: 3 of 9" in goals.verdict(row("a", 1.0, 1.0, check={"documents": 9, "differ": 3}))
-    assert "every 4th" in goals.verdict(row("a", 1.0, 1.0, share=4))
+    assert "1 of 4 documents" in goals.verdict(row("a", 1.0, 1.0, share=4))
     told = goals.verdict(row("a", 1.0, 1.0, check=tasks.same(["a", "b", "c"], ["a", "c", "b"])))
     assert "up to number 1 of 3, and 100.00%" in told
     assert tasks.same(["a", "b"], ["a", "b"]) == {"same": 2, "of": 2, "shared": 1.0}
