@@ -201,23 +201,32 @@ def markdown(result: Mapping[str, Any]) -> str:
     for task in dict.fromkeys(row["task"] for row in rows):
         here = [row for row in rows if row["task"] == task]
         units = {n: m["unit"] for row in here for n, m in row["measures"].items()}
-        counted = any(m.get("instructions_per_byte") for row in here for m in row["measures"].values())
         text += f"\n## {here[0]['title']}\n\n"
         if limit := here[0].get("limit"):
             text += f"At most {limit}.\n\n"
-        head = ["", *(f"{n}, {unit}" for n, unit in units.items()), *["M instructions/MB"] * counted, "check"]
-        text += report.table(head, [[*_cells(row, list(units), counted), verdict(row) or "ok"] for row in here])
+        head = [
+            "",
+            *(f"{n}, {unit}" for n, unit in units.items()),
+            *["M instructions/MB"] * counted(here),
+            "to be said",
+        ]
+        text += report.table(head, [[*_cells(row, list(units), counted(here)), verdict(row) or "–"] for row in here])
     if missing := result["missing"]:
         text += "\nNot here: " + "; ".join(f"{peer}: {why}" for peer, why in missing.items()) + ".\n"
-    if not any(m.get("instructions_per_byte") for row in rows for m in row["measures"].values()):
+    if not counted(rows):
         text += "\nInstructions: not available, this machine does not count them.\n"
     return text
 
 
-def _cells(row: Row, names: Sequence[str], counted: bool) -> list[str]:
+def counted(rows: Sequence[Row]) -> bool:
+    """Whether instructions were counted anywhere."""
+    return any(measure.get("instructions_per_byte") for row in rows for measure in row["measures"].values())
+
+
+def _cells(row: Row, names: Sequence[str], with_instructions: bool) -> list[str]:
     cells = [f"{name(row)} {row['version']}"]
     cells += [shown(row["measures"][n]) if n in row["measures"] else "–" for n in names]
-    if counted:
+    if with_instructions:
         found = [m.get("instructions_per_byte") for m in row["measures"].values()]
         cells.append(" / ".join(report.number(value) for value in found if value) or "–")
     return cells

@@ -6,6 +6,7 @@ result is checked.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from .turns import Contestant, Lost, Order, Process, Record, cores, per_round, p
 
 TURN = 4.0  # seconds: a slow library that would take longer for a round's passes gets every second, third, ... document
 PASSES = 3  # of encoding in a round; the first is cold
+CYCLES = 3  # of the worst texts
 IDS = 4_000_000  # to decode, about
 WORST = ('"a"', "spaces", "newlines", '"!"', "letters")  # as `texts.worst` makes them
 
@@ -347,7 +349,8 @@ class Encode(Task):
 
 @dataclass(frozen=True)
 class Call(Encode):
-    """One call for each of many short texts, warm. There are as many texts of each length."""
+    """One call for each of many short texts, of which no one comes twice; the first five of eight only warm up. There
+    are as many texts of each length."""
 
     lengths: tuple[int, ...] = (500, 30)  # characters
 
@@ -362,23 +365,29 @@ class Call(Encode):
 
     def prepare(self, bench: Bench, contestant: Contestant, process: Process) -> int:
         super().prepare(bench, contestant, process)
-        return bench.sizes[self.text][1] // len(self.lengths)
+        return self.part(bench)
+
+    def part(self, bench: Bench) -> int:
+        """The texts of a pass: an eighth of those of one length."""
+        return bench.sizes[self.text][1] // len(self.lengths) // 8
 
     def passes(self, bench: Bench, contestant: Contestant) -> list[tuple[str, Order]]:
-        count = bench.sizes[self.text][1] // len(self.lengths)
+        part, each = self.part(bench), bench.sizes[self.text][1] // len(self.lengths)
         made: list[tuple[str, Order]] = []
         for n, length in enumerate(self.lengths):
-            order = {"do": "encode", "way": "list_loop", "some": [n * count, (n + 1) * count]}
-            made += [("first", order), *[(f"{length} characters", order)] * 3]
+            cuts = [each * n, *(each * (n + 1) - part * k for k in (3, 2, 1, 0))]
+            names = ["first", *[f"{length} characters"] * 3]
+            orders = [{"do": "encode", "way": "list_loop", "some": some} for some in itertools.pairwise(cuts)]
+            made += zip(names, orders, strict=True)
         return made
 
 
 @dataclass(frozen=True)
 class Worst(Call):
-    """Texts that are hard on algorithms, one call each. Who is quick does them three times, never one twice in a row:
-    some libraries remember the text before."""
+    """Texts that are hard on algorithms, one call each. Who is quick does a first cycle that does not count and then
+    others; who takes half a second or more, only one."""
 
-    patience: float = 60.0
+    patience: float = 120.0
 
     def measures(self) -> dict[str, Measure]:
         return {words: Measure(words, "seconds", "ms") for words in WORST}
@@ -388,8 +397,10 @@ class Worst(Call):
         return 1
 
     def passes(self, bench: Bench, contestant: Contestant) -> list[tuple[str, Order]]:
-        orders = [(words, {"do": "encode", "way": "list_loop", "some": [n, n + 1]}) for n, words in enumerate(WORST)]
-        return orders * (3 if self.ids(bench, contestant).get("seconds", 0.0) < 0.5 else 1)
+        quick = self.ids(bench, contestant).get("seconds", 0.0) < 0.5 * CYCLES
+        orders = [{"do": "encode", "way": "list_loop", "some": [n, n + 1]} for n in range(CYCLES * len(WORST))]
+        names = [*["first"] * len(WORST), *WORST * (CYCLES - 1)] if quick else WORST
+        return list(zip(names, orders, strict=False))
 
 
 @dataclass(frozen=True)

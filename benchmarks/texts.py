@@ -174,14 +174,15 @@ def _usable(text: Text) -> Text:
 
 # Made for a purpose.
 
-WORST = ("a", " ", "\n", "!", "letters")
 
-
-def worst(length: int) -> Text:
-    """One character again and again, and random letters: each is one pre-token or few."""
+def worst(length: int, cycles: int) -> Text:
+    """One character again and again, and random letters: each is one pre-token or few. Then the same with a character
+    less and other letters, and so on: no text comes twice."""
     draw = random.Random(length)
-    letters = "".join(draw.choices(string.ascii_lowercase, k=length))
-    return Text("worst", "one character repeated, and random letters", [*(c * length for c in WORST[:4]), letters])
+    made = []
+    for n in range(cycles):
+        made += [char * (length - n) for char in "a \n!"] + ["".join(draw.choices(string.ascii_lowercase, k=length))]
+    return Text("worst", "one character repeated, and random letters", made)
 
 
 def calls(text: Text, lengths: Sequence[int], count: int) -> Text:

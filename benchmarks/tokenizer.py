@@ -34,7 +34,7 @@ from .. import __version__
 from ..errors import ConfigError, TokenizerError, nearest
 from . import goals, report, texts
 from .goals import OURS, Row
-from .tasks import Bench, Call, Decode, Encode, Growth, Load, Task, Train, Worst
+from .tasks import CYCLES, Bench, Call, Decode, Encode, Growth, Load, Task, Train, Worst
 from .texts import Text
 from .turns import Lost, cores
 
@@ -53,7 +53,7 @@ class Size:
     word: int = 1_115_394  # characters of the word to train on
     word_vocab_size: int = 8192
     worst: int = 1_000_000
-    calls: int = 2000
+    calls: int = 8000  # texts of each length
     growth: tuple[int, ...] = (1_000_000, 4_000_000, 16_000_000, 64_000_000)
 
 
@@ -127,7 +127,7 @@ def tasks(kinds: Sequence[str], found: Mapping[str, Text], threads: int, size: S
             title = f"encode {named[name]}, {on(n)}, {form}"
             made["encode"].append(Encode(f"encode-{name}-{form}-{n}", title, name, n, form=form))
     made["decode"].append(Decode("decode", f"decode {named[main]}", main))
-    made["latency"].append(Call("calls", "one call", "calls"))
+    made["latency"].append(Call("calls", "one call with a short text", "calls"))
     made["worst"].append(Worst("worst", f"{size.worst:,} characters: the same one, and random letters", "worst"))
     made["load"].append(Load("load", "load, pickle and back, deepcopy"))
     for kind in ("train", "encode"):
@@ -153,9 +153,11 @@ def write(bench: Bench, kinds: Sequence[str], found: Mapping[str, Text], size: S
         if word is not None:
             bench.write(Text("word", word.about, word.documents))
     if "latency" in kinds:
-        bench.write(texts.calls(found[main], Call.lengths, size.calls))
+        calls = texts.calls(found[main], Call.lengths, size.calls)
+        if len(calls.documents) >= 8 * len(Call.lengths):
+            bench.write(calls)
     if "worst" in kinds:
-        bench.write(texts.worst(size.worst))
+        bench.write(texts.worst(size.worst, CYCLES))
     if {"train", "encode"} & set(kinds):
         for length in size.growth:
             for text in (texts.one_text(found.values(), length), texts.one_word(length)):
@@ -203,9 +205,8 @@ def at_most(task: Task, bench: Bench, limit: Mapping[str, Any]) -> str:
         what = "put into lists" if task.form == "list" else "written"
         return f"{task.threads * size / seconds / 1e6:,.0f} MB/s: every byte is read, every id {what}"
     if isinstance(task, Decode) and tokens:
-        return (
-            f"{tokens / (4 * tokens / limit['read'] + size / limit['copy']) / 1e6:,.0f} Mtok/s: ids read, text written"
-        )
+        seconds = 4 * tokens / limit["read"] + size / limit["copy"]
+        return f"{tokens / seconds / 1e6:,.0f} Mtok/s: every id is read, every byte written"
     return ""
 
 
@@ -328,5 +329,6 @@ def digest(result: Mapping[str, Any]) -> dict[str, Any]:
             for row in result["rows"]
             if row["peer"] == OURS
         },
+        "instructions": "counted" if goals.counted(result["rows"]) else "not available",
         "seconds": round(result.get("seconds", 0.0)),
     }
