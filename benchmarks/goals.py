@@ -3,7 +3,8 @@
 A row of the results is what one contestant did at one task:
 
     task, title, peer, way, version, share      who and what; a share of n: every n-th document, as it is slow
-    measures     name → unit, median, least and most of the rounds, and ratio: how many times as much as ours it takes
+    measures     name → unit, median, least and most of the rounds, and ratio: how many times as much as ours it takes;
+                 cpu_ratio is the same of the processor's time, which on a busy machine says more, for a single thread
     check        ids: documents that differ from tiktoken; training: tokens in the same order as Hornbook's
     lost         why it did not go on, if it did not
 """
@@ -98,8 +99,9 @@ def judge(goals: Sequence[Goal], rows: Sequence[Row]) -> list[dict[str, Any]]:
         if goal.most:
             ours = [row["measures"][goal.measure] for row in there if row["peer"] == OURS]
             value, against, met = (ours[0], "", ours[0]["median"] <= goal.most) if ours else (None, "", None)
+            alone = None
         else:
-            value, against = None, ""
+            value, against, alone = None, "", None
             for row in there:
                 rival = goal.against == row["peer"] or (goal.against == "best" and is_right(row))
                 ratio = row["measures"][goal.measure].get("ratio")
@@ -107,6 +109,7 @@ def judge(goals: Sequence[Goal], rows: Sequence[Row]) -> list[dict[str, Any]]:
                     continue
                 if value is None or ratio["median"] < value["median"]:
                     value, against = ratio, name(row)
+                    alone = row["measures"][goal.measure].get("cpu_ratio") if row["threads"] == 1 else None
             met = None if value is None else value["median"] >= goal.least
         if there:
             found.append(
@@ -114,6 +117,7 @@ def judge(goals: Sequence[Goal], rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "goal": goal.words,
                     "target": f"<= {goal.most:g}" if goal.most else f">= {goal.least:.3g} x {goal.against}",
                     "value": {key: value[key] for key in ("median", "least", "most")} if value else None,
+                    "cpu": alone["median"] if alone else None,
                     "against": against,
                     "met": met,
                 }
@@ -167,18 +171,19 @@ def show(result: Mapping[str, Any]) -> None:
     judged = result["goals"]
     if not judged:
         return
-    made = Table("goal", "target", "measured", "rounds", "against", "met", box=None, pad_edge=False)
+    made = Table("goal", "target", "measured", "rounds", "cpu time", "against", "met", box=None, pad_edge=False)
     for one in judged:
         met = {True: "[green]yes[/]", False: "[red]no[/]", None: "–"}[one["met"]]
         made.add_row(one["goal"], one["target"], *_measured(one), one["against"], met)
     Console(highlight=False, width=None if sys.stdout.isatty() else 140).print(made)
 
 
-def _measured(one: Mapping[str, Any]) -> tuple[str, str]:
+def _measured(one: Mapping[str, Any]) -> tuple[str, str, str]:
     value = one["value"]
     if value is None:
-        return "–", ""
-    return report.number(value["median"]), f"{report.number(value['least'])} to {report.number(value['most'])}"
+        return "–", "", ""
+    spread = f"{report.number(value['least'])} to {report.number(value['most'])}"
+    return report.number(value["median"]), spread, report.number(one["cpu"]) if one["cpu"] else ""
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -194,7 +199,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     text += "Medians over the rounds. In brackets how many times as long, or as much, it takes as Hornbook does, the "
     text += "median of the ratios inside each round.\n\n"
     if result["goals"]:
-        head = ["goal", "target", "measured", "rounds", "against", "met"]
+        head = ["goal", "target", "measured", "rounds", "by processor time", "against", "met"]
         met = {True: "yes", False: "no", None: "–"}
         lines = [[g["goal"], g["target"], *_measured(g), g["against"], met[g["met"]]] for g in result["goals"]]
         text += "## Goals\n\n" + report.table(head, lines)

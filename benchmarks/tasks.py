@@ -235,8 +235,17 @@ class Task:
                 counted = per_round(record, measure.passes, "instructions")
                 told["instructions_per_byte"] = median(counted.values()) / size if counted else None
             if ours is not None and ours[0] is not record:
-                mine = {turn: cost / ours[1] for turn, cost in per_round(ours[0], measure.passes, measure.key).items()}
-                told["ratio"] = spread(ratios(mine, {turn: cost / size for turn, cost in costs.items()}))
+                keys = (
+                    {"ratio": measure.key, "cpu_ratio": "cpu_seconds"}
+                    if measure.key == "seconds"
+                    else {"ratio": measure.key}
+                )
+                for kind, key in keys.items():
+                    mine, theirs = (
+                        {turn: cost / of for turn, cost in per_round(who, measure.passes, key).items()}
+                        for who, of in (ours, (record, size))
+                    )
+                    told[kind] = spread(ratios(mine, theirs))
             found[name] = told
         return found
 

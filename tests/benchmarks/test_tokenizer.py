@@ -65,7 +65,7 @@ class Fake:
         self.log.append(f"{self.who.peer}:{order['do']}")
         if (taken := next(self.seconds)) < 0:
             raise Lost("a bad day")
-        return {"seconds": taken}
+        return {"seconds": taken, "cpu_seconds": 0.5}
 
     def close(self) -> None:
         self.log.append(f"{self.who.peer} ends")
@@ -93,6 +93,9 @@ def test_turns_and_ratios_on_a_fake_clock() -> None:
     # b did half of the bytes: for the same number of them it would have taken twice its time.
     assert told["cold"]["ratio"] == pytest.approx({"median": 6.0, "least": 4.0, "most": 8.0})
     assert told["warm"]["ratio"] == pytest.approx({"median": 4.0, "least": 4.0, "most": 4.0})
+    assert told["cold"]["cpu_ratio"] == pytest.approx(
+        {"median": 2.0, "least": 2.0, "most": 2.0}
+    )  # for half of the bytes
     assert told["cold"]["median"] == pytest.approx((0.25 + 0.025) / 2)  # MB/s
     own = Plain("key", "title").numbers(records[a], 1_000_000, (records[a], 1_000_000))
     assert own["cold"]["median"] == pytest.approx(0.6)
@@ -309,7 +312,7 @@ def row(peer: str, median: float, ratio: float | None, task: str = "t", way: str
     if ratio is not None:
         measure["ratio"] = {"median": ratio, "least": ratio - 0.5, "most": ratio + 0.5}
     return {
-        "task": task, "title": task, "peer": peer, "way": way, "version": "1", "share": 1, "size": 1,
+        "task": task, "title": task, "peer": peer, "way": way, "version": "1", "share": 1, "size": 1, "threads": 1,
         "measures": {"cold": measure}, "check": {}, "lost": "", "limit": "", **more,
     }  # fmt: skip
 
