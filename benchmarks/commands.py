@@ -62,3 +62,41 @@ def bench_model(
     result = run(preset, device, quick, batch_size, out)
     if result is not None and (bad := [*result["first_step"]["wrong"], *result["failed"]]):
         sys.exit(f"hornbook: wrong or failed: {', '.join(bad)}; see the end of the table")
+
+
+def bench_tokenizer(
+    only: Annotated[str, arg(metavar="WHAT,...")] = "",
+    text: Path | None = None,
+    vocabulary: str = "cl100k_base",
+    peers: Annotated[str, arg(metavar="NAME,...")] = "",
+    python: Annotated[str, arg(metavar="NAME=PATH,...")] = "",
+    rounds: int = 5,
+    threads: int = 2,
+    quick: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Time the tokenizer against other libraries, which take turns with it in processes of their own.
+
+    Writes tokenizer-DATE.json, .md, .svg and .png; the last line of the output is JSON. All of it takes about a quarter
+    of an hour on two cores that have nothing else to do. The libraries come with the extra peers; those that are not
+    there are named and left out.
+
+    Args:
+        only: of train, encode, decode, latency, worst and load; all if not given. What is done is in the files' names.
+        text: a file or folder to use; if not given, bench/en.jsonl.zst and bench/multi.jsonl.zst in the folder that
+            HORNBOOK_DATA names, else the bible and fables, and in both cases Python's standard library.
+        vocabulary: cl100k_base or another that tiktoken knows, the path of a tokenizer, or "trained" for one that is
+            trained on the spot.
+        peers: libraries to compare with, or X.py for an adapter of your own; all if not given.
+        python: the Python that has a library, such as tokenizers-1.0=env/bin/python; without a name, everybody's.
+        rounds: of turns; training does half as many.
+        threads: how many "several threads" are.
+        quick: a little of everything, in a few seconds; the numbers mean nothing.
+        out: the folder for results, as for ``hornbook bench kernels``.
+    """
+    from .tokenizer import run
+
+    result = run(only, text, vocabulary, peers, python, rounds, threads, quick, out)
+    bad = [r for r in result["rows"] if r["peer"] == "hornbook" and (r["lost"] or r["check"].get("differ"))]
+    if bad:
+        sys.exit(f"hornbook: {len(bad)} of its own rows are wrong or failed: {', '.join(r['title'] for r in bad)}")

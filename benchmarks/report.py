@@ -1,4 +1,7 @@
-"""What benchmarks of a GPU have in common on their way out: where results go, which card it was, tables and bars."""
+"""What benchmarks have in common on their way out: where results go, which card it was, tables and bars.
+
+torch is imported inside, as the tokenizer's benchmark does without it.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,33 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-import torch
+from .. import __version__, files
 
-from .. import __version__, doctor, files, ops
-from . import aot
+
+def results(out: Path | None) -> Path:
+    """Where results go, made if need be: ``out``, or else the results of the checkout that this file is in, or of the
+    one that is the working directory, or else ``./benchmark-results``."""
+    if out is None:
+        checkouts = (Path(__file__).resolve().parent / "results", Path("benchmarks/results"))
+        out = next((path for path in checkouts if path.is_dir()), Path("benchmark-results"))
+    out.mkdir(parents=True, exist_ok=True)
+    return out
 
 
 def folder(out: Path | None, card: str, today: date | None = None) -> Path:
-    """Where results go, made if need be: ``out``, or else a folder NAME-OF-THE-CARD-DATE. That is in the results of the
-    checkout that this file is in, or of the one that is the working directory, or else in ``./benchmark-results``."""
+    """``out``, or else a folder NAME-OF-THE-CARD-DATE in `results`; made if need be."""
     if out is None:
-        checkouts = (Path(__file__).resolve().parent / "results", Path("benchmarks/results"))
-        base = next((path for path in checkouts if path.is_dir()), Path("benchmark-results"))
-        out = base / f"{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}-{today or date.today()}"
+        out = results(None) / f"{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}-{today or date.today()}"
     out.mkdir(parents=True, exist_ok=True)
     return out
 
 
 def machine() -> dict[str, Any]:
     """What a result depends on besides the code."""
+    import torch
+
+    from .. import doctor
+
     has_triton = util.find_spec("triton") is not None  # not imported: that would decide on the interpreter
     facts: dict[str, Any] = {
         "date": str(date.today()),
@@ -57,6 +68,9 @@ def machine() -> dict[str, Any]:
 
 def without_cuda(only: set[str] | None = None) -> None:
     """What a benchmark does where there is no CUDA GPU: say so, and print how the kernels compile for those GPUs."""
+    from .. import ops
+    from . import aot
+
     print("There is no CUDA GPU here, so nothing can be timed.")
     summary: dict[str, Any] = {"cuda": False, "compiled": 0}
     if (problem := ops.kernels_problem()) is not None:

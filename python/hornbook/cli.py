@@ -24,7 +24,7 @@ ABOUT = {
     "train": "token shards → a trained model, resumable",
     "sample": "a trained model → text",
     "doctor": "what this machine can run, and why",
-    "bench": "how fast the kernels, and a model with them, are on a CUDA GPU: kernels, model",
+    "bench": "how fast the tokenizer is, and on a CUDA GPU the kernels and a model: tokenizer, kernels, model",
 }
 PLANNED = ("chat", "sft", "reward", "dpo", "ppo", "grpo", "eval", "import", "export", "serve", "explore")
 PLANNED += ("lesson",)

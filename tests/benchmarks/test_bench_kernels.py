@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from hornbook.benchmarks import aot, kernels, operations, report, timing
+from hornbook import ops
+from hornbook.benchmarks import aot, kernels, operations, timing
 from hornbook.benchmarks import model as model_
 from hornbook.benchmarks.operations import OPERATIONS, Case
 from hornbook.cli import main
@@ -263,7 +264,7 @@ def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:
         return [{"kernel": "one", **same, "spilled": 0}, {"kernel": "two", **same, "spilled": 8}]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(report.ops, "kernels_problem", lambda: None)
+    monkeypatch.setattr(ops, "kernels_problem", lambda: None)
     monkeypatch.setattr(aot, "compile_all", compile_all)
     return asked
 
@@ -283,7 +284,7 @@ def test_without_cuda(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys, 
 
 def test_without_cuda_and_triton(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     fake_table(monkeypatch)
-    monkeypatch.setattr(report.ops, "kernels_problem", lambda: "triton is not installed")
+    monkeypatch.setattr(ops, "kernels_problem", lambda: "triton is not installed")
     main(["bench", "kernels"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["reason"] == "triton is not installed"
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from ..benchmarks.commands import bench_kernels, bench_model
+from ..benchmarks.commands import bench_kernels, bench_model, bench_tokenizer
 from ..errors import ConfigError
 from .common import Field, Kernels, Sources, meter, note, open_tokenizer, opened, parse_size, use
 from .tokenizer import (
@@ -287,5 +287,5 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "train": train,
     "sample": sample,
     "doctor": doctor,
-    "bench": {"kernels": bench_kernels, "model": bench_model},
+    "bench": {"kernels": bench_kernels, "model": bench_model, "tokenizer": bench_tokenizer},
 }
