@@ -1,6 +1,8 @@
 //! The Python module `hornbook._core`. Everything here converts arguments and results; nothing computes.
 
 mod counts;
+mod ids;
+mod options;
 mod output;
 mod watch;
 
@@ -8,15 +10,12 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyString};
 
-use crate::batch::{Choice, Encoded, Encoder};
-use crate::dropout::Dropout;
+use crate::batch::{Encoded, Encoder};
 use crate::encode::Spans;
 use crate::error::Error;
 use crate::special::Specials;
@@ -24,25 +23,11 @@ use crate::split::Pattern;
 use crate::stream::Pending;
 use crate::tokenizer::{Rule, Tokenizer};
 use crate::train::{Options, Tie};
-use crate::vocab::Vocab;
 use counts::Counts;
+use ids::decoded;
+use options::{Choices, Wanted, choice};
 use output::{Growing, Lists, Number, list_of};
 use watch::{PyWatch, SHORT, heavy, raise};
-
-/// Which special tokens: `None` or `False` for none, `True` for all, or a list of strings.
-#[derive(FromPyObject)]
-enum Wanted {
-    All(bool),
-    These(Vec<String>),
-}
-
-fn choice(wanted: Option<Wanted>) -> Choice {
-    match wanted {
-        Some(Wanted::All(true)) => Choice::All,
-        Some(Wanted::These(tokens)) => Choice::These(tokens),
-        _ => Choice::None,
-    }
-}
 
 /// Byte-level BPE. Immutable; `hornbook.tokenizer.Tokenizer` wraps it.
 #[pyclass(frozen, name = "BPE", module = "hornbook._core")]
@@ -99,37 +84,6 @@ impl Bpe {
         raised.map_or(done, Err)
     }
 
-    /// The bytes of a list, or of an array of integers.
-    fn decoded(&self, py: Python<'_>, ids: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-        fn run<T: Copy + Into<i64> + Sync>(py: Python<'_>, vocab: &Vocab, ids: &[T]) -> PyResult<Vec<u8>> {
-            heavy(py, ids.len(), |_| {
-                let mut out = Vec::with_capacity(ids.len() * 5);
-                vocab.decode(ids.iter().map(|&id| id.into()), &mut out)?;
-                Ok(out)
-            })
-        }
-        let vocab = &self.inner.vocab;
-        if let Ok(list) = ids.cast::<PyList>() {
-            let mut numbers = Vec::with_capacity(list.len());
-            for id in list {
-                numbers.push(id.extract::<i64>().map_err(|error| not_an_id(py, error))?);
-            }
-            return run(py, vocab, &numbers);
-        }
-        if let Ok(array) = PyUntypedBuffer::get(ids) {
-            if let Ok(ids) = array.as_typed::<u16>() {
-                return run(py, vocab, &ids.to_vec(py)?);
-            } else if let Ok(ids) = array.as_typed::<u32>() {
-                return run(py, vocab, &ids.to_vec(py)?);
-            } else if let Ok(ids) = array.as_typed::<i64>() {
-                return run(py, vocab, &ids.to_vec(py)?);
-            } else if let Ok(ids) = array.as_typed::<i32>() {
-                return run(py, vocab, &ids.to_vec(py)?);
-            }
-        }
-        run(py, vocab, &ids.extract::<Vec<i64>>().map_err(|error| not_an_id(py, error))?)
-    }
-
     fn many_to_array<'py, T: Number>(
         &self,
         py: Python<'py>,
@@ -150,39 +104,6 @@ impl Bpe {
             *slot = end;
         }
         Ok((ids.finish(py)?, PyByteArray::new(py, bytemuck::cast_slice(&ends))))
-    }
-}
-
-/// The exception for something that is no number of 64 bits.
-fn not_an_id(py: Python<'_>, error: PyErr) -> PyErr {
-    if !error.is_instance_of::<PyOverflowError>(py) {
-        return error;
-    }
-    raise(py, Error::tokenizer("an id is outside 64 bits; ids are small non-negative integers"))
-}
-
-/// The options of encoding: which special tokens count and which may not be there, how many ids a text gets at most,
-/// and BPE-dropout with its seed.
-#[derive(Default, FromPyObject)]
-struct Choices {
-    #[pyo3(item(0))]
-    allowed: Option<Wanted>,
-    #[pyo3(item(1))]
-    forbidden: Option<Wanted>,
-    #[pyo3(item(2))]
-    most: Option<usize>,
-    #[pyo3(item(3))]
-    dropout: f64,
-    #[pyo3(item(4))]
-    seed: u64,
-}
-
-impl Choices {
-    fn encoder(self, tokenizer: &Tokenizer) -> Result<Encoder<'_>, Error> {
-        let mut encoder = Encoder::new(tokenizer, choice(self.allowed), choice(self.forbidden))?;
-        encoder.most = self.most.unwrap_or(usize::MAX);
-        encoder.dropout = Dropout::new(self.dropout, self.seed)?;
-        Ok(encoder)
     }
 }
 
@@ -377,7 +298,7 @@ impl Bpe {
     }
 
     fn decode<'py>(&self, py: Python<'py>, ids: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.decoded(py, ids)?))
+        Ok(PyBytes::new(py, &decoded(py, &self.inner.vocab, ids)?))
     }
 
     /// As text; `errors` as `bytes.decode` has them.
@@ -387,7 +308,7 @@ impl Bpe {
         ids: &Bound<'py, PyAny>,
         errors: &str,
     ) -> PyResult<Bound<'py, PyString>> {
-        let bytes = self.decoded(py, ids)?;
+        let bytes = decoded(py, &self.inner.vocab, ids)?;
         PyString::from_bytes(py, &bytes).or_else(|_| {
             let text = PyBytes::new(py, &bytes).call_method1("decode", ("utf-8", errors))?;
             Ok(text.cast_into()?)
