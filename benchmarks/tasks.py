@@ -491,7 +491,7 @@ class Growth(Task):
         return 1 if self.train else max(1, bench.rounds // 2)
 
     def contestants(self, bench: Bench) -> list[Contestant]:
-        there = [n for n in self.lengths if f"{self.what}-{n}" in bench.written]
+        there = [n for n in self.lengths if f"_{self.what}-{n}" in bench.written]
         return [Contestant(OURS, f"{n / 1e6:g} MB") for n in there] if OURS in bench.known else []
 
     def length(self, contestant: Contestant) -> int:
@@ -499,7 +499,7 @@ class Growth(Task):
 
     def prepare(self, bench: Bench, contestant: Contestant, process: Process) -> int:
         uses = [] if self.train else ["array_batch"]
-        order = bench.start(f"{self.what}-{self.length(contestant)}", uses=uses, ids=not self.train)
+        order = bench.start(f"_{self.what}-{self.length(contestant)}", uses=uses, ids=not self.train)
         return process.ask(order, bench.patience)["bytes"]
 
     def passes(self, bench: Bench, contestant: Contestant) -> list[tuple[str, Order]]:

@@ -8,7 +8,6 @@ many languages. Code is the Python standard library of whoever runs this.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import logging
@@ -21,7 +20,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import corpora
 from ..errors import ConfigError, DataError, HornbookError
@@ -79,53 +78,19 @@ class Text:
 
 
 def usual() -> dict[str, Text]:
-    """The texts that are to be had here, of "en", "multi" and "code"; "stories" where there is no "en"."""
-    found = {name: text for name in ("en", "multi") if (text := _shared(name)) is not None}
-    if "en" not in found:
-        found["stories"] = Text("stories", "King James Bible and fables", [*bible(), *fables()])
-    found["code"] = Text("code", "Python's standard library", list(standard_library()))
-    return {name: _usable(text) for name, text in found.items()}
+    """The texts that are to be had here: "en", or "stories" where there is none; "multi", if it is there; "code"."""
+    english = _shared("en") or Text("stories", "King James Bible and fables", [*bible(), *fables()])
+    code = Text("code", "Python's standard library", list(standard_library()))
+    return {text.name: _usable(text) for text in (english, _shared("multi"), code) if text is not None}
 
 
 def of_path(path: Path) -> Text:
-    """A file or folder that a user names; JSON Lines too, with the key "text", and compressed if they end in .zst."""
-    name = path.name.removesuffix(".zst").removesuffix(".jsonl") if path.is_file() else path.name
-    name = "".join(char if char.isalnum() else "-" for char in name)
-    documents = read_jsonl(path) if ".jsonl" in path.suffixes[-2:] else corpora.documents(path)
-    text = _usable(Text(name, str(path), list(documents)))
+    """A file or folder that a user names, of any kind that `hornbook.documents` reads."""
+    name = "".join(char if char.isalnum() else "-" for char in path.resolve().name.partition(".")[0]) or "text"
+    text = _usable(Text(name, str(path), list(corpora.documents(path))))
     if not text.documents:
         raise DataError(f"{path}: no text in it")
     return text
-
-
-def read_jsonl(path: Path) -> Iterator[str]:
-    """The values of "text".
-
-    Raises:
-        DataError: for a file that is missing or broken.
-        ConfigError: if it is compressed and the package zstandard is missing.
-    """
-    if path.suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise ConfigError(f"{path}: needs the package zstandard, of the extra peers") from None
-        errors: tuple[type[Exception], ...] = (OSError, ValueError, zstandard.ZstdError)
-    else:
-        zstandard, errors = None, (OSError, ValueError)
-    try:
-        with open(path, "rb") as file:
-            raw: Any = file if zstandard is None else zstandard.ZstdDecompressor().stream_reader(file)
-            for number, line in enumerate(io.TextIOWrapper(raw, encoding="utf-8"), 1):
-                if line.strip():
-                    text = json.loads(line).get("text")
-                    if not isinstance(text, str):
-                        raise DataError(f'{path}: line {number} has no "text"')
-                    yield text
-    except DataError:
-        raise
-    except (*errors, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read as lines of JSON objects: {error}") from None
 
 
 def standard_library() -> Iterator[str]:
@@ -151,8 +116,8 @@ def bible() -> Iterator[str]:
         yield "".join(lines[start : start + 26])
 
 
-def fables(size: int = FABLES) -> Iterator[str]:
-    return (story.text for story in corpora.fables.generate(size))
+def fables() -> Iterator[str]:
+    return (story.text for story in corpora.fables.generate(FABLES))
 
 
 def _shared(name: str) -> Text | None:
@@ -161,7 +126,7 @@ def _shared(name: str) -> Text | None:
     if not folder or not path.is_file():
         return None
     try:
-        return Text(name, {"en": "English", "multi": "many languages"}[name], list(read_jsonl(path)))
+        return Text(name, {"en": "English", "multi": "many languages"}[name], list(corpora.documents(path)))
     except HornbookError as error:
         log.warning("%s; going on without", error)
         return None
@@ -172,7 +137,7 @@ def _usable(text: Text) -> Text:
     return Text(text.name, text.about, [t for t in text.documents if t and not SPECIAL.search(t)])
 
 
-# Made for a purpose.
+# Made for a purpose. Their names begin with a line, as no text of a user does.
 
 
 def worst(length: int, cycles: int) -> Text:
@@ -182,7 +147,7 @@ def worst(length: int, cycles: int) -> Text:
     made = []
     for n in range(cycles):
         made += [char * (length - n) for char in "a \n!"] + ["".join(draw.choices(string.ascii_lowercase, k=length))]
-    return Text("worst", "one character repeated, and random letters", made)
+    return Text("_worst", "one character repeated, and random letters", made)
 
 
 def calls(text: Text, lengths: Sequence[int], count: int) -> Text:
@@ -192,13 +157,13 @@ def calls(text: Text, lengths: Sequence[int], count: int) -> Text:
         cut = {t[i : i + length] for t in text.documents for i in range(0, len(t) - length + 1, length)}
         found.append(random.Random(length).sample(sorted(cut), min(count, len(cut))))
     count = min(map(len, found))
-    return Text("calls", "short pieces of text", [piece for pieces in found for piece in pieces[:count]])
+    return Text("_calls", "short pieces of text", [piece for pieces in found for piece in pieces[:count]])
 
 
 def one_word(length: int) -> Text:
     """Random letters without a space."""
     draw = random.Random(length)
-    return Text(f"word-{length}", "one word", ["".join(draw.choices(string.ascii_lowercase, k=length))])
+    return Text(f"_word-{length}", "one word", ["".join(draw.choices(string.ascii_lowercase, k=length))])
 
 
 def one_text(texts: Iterable[Text], length: int) -> Text | None:
@@ -209,7 +174,7 @@ def one_text(texts: Iterable[Text], length: int) -> Text | None:
             taken.append(document[:room])
             room -= len(document.encode()) + 1
             if room <= 0:
-                return Text(f"text-{length}", "one text", ["\n".join(taken)])
+                return Text(f"_text-{length}", "one text", ["\n".join(taken)])
     return None
 
 
@@ -218,7 +183,7 @@ def shakespeare() -> Text | None:
     path = Path(os.environ.get("HORNBOOK_DATA") or ".", "tinyshakespeare.txt")
     if not os.environ.get("HORNBOOK_DATA") or not path.is_file():
         return None
-    return Text("shakespeare", "Shakespeare as one word", [path.read_text("utf-8")])
+    return Text("_word", "Shakespeare as one word", [path.read_text("utf-8")])
 
 
 # Vocabularies.

@@ -118,7 +118,7 @@ def tasks(kinds: Sequence[str], found: Mapping[str, Text], threads: int, size: S
         made["train"].append(Train(f"train-{name}-1", title, name, 1, who, vocab_size=size.vocab_size))
     title = f"train {size.word_vocab_size:,}, one word of {report.number(size.word / 1e6, 2)} MB, {on(1)}"
     who = (OURS, "rustbpe", "tokenizers")
-    made["train"].append(Train("train-word", title, "word", 1, who, 20.0, size.word_vocab_size, None))
+    made["train"].append(Train("train-word", title, "_word", 1, who, 20.0, size.word_vocab_size, None))
 
     wanted = [(main, "list", 1), (main, "array", 1)]
     wanted += [("code", "array", threads), ("multi", "array", 1)] if "code" in found else [(main, "array", threads)]
@@ -127,8 +127,8 @@ def tasks(kinds: Sequence[str], found: Mapping[str, Text], threads: int, size: S
             title = f"encode {named[name]}, {on(n)}, {form}"
             made["encode"].append(Encode(f"encode-{name}-{form}-{n}", title, name, n, form=form))
     made["decode"].append(Decode("decode", f"decode {named[main]}", main))
-    made["latency"].append(Call("calls", "one call with a short text", "calls"))
-    made["worst"].append(Worst("worst", f"{size.worst:,} characters: the same one, and random letters", "worst"))
+    made["latency"].append(Call("calls", "one call with a short text", "_calls"))
+    made["worst"].append(Worst("worst", f"{size.worst:,} characters: the same one, and random letters", "_worst"))
     made["load"].append(Load("load", "load, pickle and back, deepcopy"))
     for kind in ("train", "encode"):
         for what, words in (("text", "one text"), ("word", "one word")):
@@ -151,7 +151,7 @@ def write(bench: Bench, kinds: Sequence[str], found: Mapping[str, Text], size: S
         word = texts.shakespeare() if size.word >= 1_000_000 else None
         word = word or texts.one_text(found.values(), size.word)
         if word is not None:
-            bench.write(Text("word", word.about, word.documents))
+            bench.write(Text("_word", word.about, word.documents))
     if "latency" in kinds:
         calls = texts.calls(found[main], Call.lengths, size.calls)
         if len(calls.documents) >= 8 * len(Call.lengths):

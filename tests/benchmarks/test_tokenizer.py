@@ -215,27 +215,16 @@ def test_texts_come_back(tmp_path: Path) -> None:
     assert text.beginning(6).documents == ["ab\r\nc", "ü"]
 
 
-def test_lines_of_json(tmp_path: Path) -> None:
+def test_texts_of_a_user(tmp_path: Path) -> None:
     plain = tmp_path / "a.b.jsonl"
     plain.write_text(
         '{"text": "one"}\n\n{"text": "a <|endoftext|>"}\n{"text": ""}\n{"text": "a <| b"}\n', encoding="utf-8"
     )
     text = texts.of_path(plain)
-    assert (text.name, text.documents) == ("a-b", ["one", "a <| b"])
-    for content in ('{"txt": "one"}', "one", '["one"]', '{"text": 1}'):
-        plain.write_text(content, encoding="utf-8")
-        with pytest.raises(DataError, match=r"a\.b\.jsonl"):
-            texts.of_path(plain)
-    plain.write_bytes(b'{"text": "\xff"}')
-    with pytest.raises(DataError, match="utf-8"):
+    assert (text.name, text.documents) == ("a", ["one", "a <| b"])
+    plain.write_text('{"text": ""}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="no text in it"):
         texts.of_path(plain)
-    zstandard = pytest.importorskip("zstandard")
-    packed = tmp_path / "c.jsonl.zst"
-    packed.write_bytes(zstandard.compress('{"text": "zwei ü"}\n'.encode()))
-    assert texts.of_path(packed).documents == ["zwei ü"]
-    packed.write_bytes(packed.read_bytes()[:-6])
-    with pytest.raises(DataError):
-        texts.of_path(packed)
 
 
 def test_usual_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,9 +241,10 @@ def test_usual_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "FABLES", 3000)
     monkeypatch.setenv("HORNBOOK_DATA", str(tmp_path))
     found = texts.usual()
-    assert list(found) == ["multi", "stories", "code"] or list(found) == ["stories", "multi", "code"]
+    assert list(found) == ["stories", "multi", "code"]
     assert (found["multi"].documents, found["code"].documents) == (["één"], ["x = 1\n"])
     assert found["stories"].documents[0] == "In the beginning"
+    assert 1000 < found["stories"].size < 3100
     monkeypatch.delenv("HORNBOOK_DATA")
     assert list(texts.usual()) == ["stories", "code"]
 
