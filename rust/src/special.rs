@@ -1,6 +1,6 @@
 //! Special tokens: strings that become one token and never take part in merges.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use crate::error::{Error, Result};
 
@@ -20,7 +20,10 @@ impl Specials {
         if tokens.iter().any(|(token, _)| token.is_empty()) {
             return Err(Error::tokenizer("a special token must not be empty"));
         }
+        // The fastest kind takes quadratic time to make for a long token that repeats itself: minutes for 100 kB.
+        let size: usize = tokens.iter().map(|(token, _)| token.len()).sum();
         let finder = AhoCorasick::builder()
+            .kind((size > 1 << 11).then_some(AhoCorasickKind::ContiguousNFA))
             .match_kind(MatchKind::LeftmostLongest)
             .build(tokens.iter().map(|(token, _)| token))
             .map_err(|error| Error::tokenizer(format!("too many special tokens: {error}")))?;
@@ -99,5 +102,14 @@ mod tests {
         assert!(specials.crosses("x<a>b", 2));
         assert!(specials.crosses("x<a>b", 4));
         assert!(!specials.crosses("x<a>b", 1));
+    }
+
+    #[test]
+    fn a_long_token_is_as_good_as_others() {
+        let long = "ab".repeat(50_000);
+        let specials = Specials::new(vec![(long.clone(), 1), ("b".into(), 2)]).unwrap();
+        let text = format!("a{long}b");
+        assert_eq!(specials.find(&text, 0), Some((1, 1 + long.len(), 1)));
+        assert_eq!(specials.find(&text, 2), Some((2, 3, 2)));
     }
 }

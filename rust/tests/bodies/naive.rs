@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use fancy_regex::Regex;
+use hornbook::bytes::{BYTE_OF_ID, ID_OF_BYTE};
 use hornbook::split::{Pattern, Span};
+use hornbook::train::{Options, Tie};
 use hornbook::{Rule, Tokenizer};
 
 /// Cuts texts with the regex of a pattern.
@@ -137,23 +139,37 @@ impl Naive {
 }
 
 /// Merges by trying everything: count all pairs of neighbours, join the best, begin again.
-pub fn train(words: &[(Vec<u8>, u64)], vocab_size: usize) -> Vec<(u32, u32)> {
+pub fn train(words: &[(Vec<u8>, u64)], options: &Options) -> Vec<(u32, u32)> {
+    let mut tokens: Vec<Vec<u8>> = BYTE_OF_ID.iter().map(|&byte| vec![byte]).collect();
     let mut split: Vec<(Vec<u32>, u64)> = words
         .iter()
-        .map(|(word, n)| {
-            (word.iter().map(|&b| u32::from(hornbook::bytes::ID_OF_BYTE[b as usize])).collect(), *n)
-        })
+        .map(|(word, n)| (word.iter().map(|&byte| u32::from(ID_OF_BYTE[usize::from(byte)])).collect(), *n))
         .collect();
     let mut merges = Vec::new();
-    for new in 256..vocab_size as u32 {
+    while tokens.len() < options.vocab_size {
         let mut counts: BTreeMap<(u32, u32), u64> = BTreeMap::new();
         for (word, n) in &split {
             for pair in word.windows(2) {
                 *counts.entry((pair[0], pair[1])).or_default() += n;
             }
         }
-        let best = counts.into_iter().max_by_key(|&(pair, count)| (count, std::cmp::Reverse(pair)));
-        let Some(((left, right), _)) = best else { break };
+        let bytes = |id: u32| tokens[id as usize].clone();
+        let raw = |id: u32| if id < 256 { u32::from(tokens[id as usize][0]) } else { id };
+        let better = |&(pair, count): &((u32, u32), u64), &(other, most): &((u32, u32), u64)| {
+            let tie = match options.tie {
+                Tie::HuggingFace => other.cmp(&pair),
+                Tie::Raw => (raw(other.0), raw(other.1)).cmp(&(raw(pair.0), raw(pair.1))),
+                Tie::LargestContent => (bytes(pair.0), bytes(pair.1)).cmp(&(bytes(other.0), bytes(other.1))),
+            };
+            count.cmp(&most).then(tie)
+        };
+        let allowed = counts.into_iter().filter(|&((left, right), count)| {
+            count >= options.min_frequency
+                && bytes(left).len() + bytes(right).len() <= options.max_token_length
+        });
+        let Some(((left, right), _)) = allowed.max_by(better) else { break };
+        let new = tokens.len() as u32;
+        tokens.push([bytes(left), bytes(right)].concat());
         merges.push((left, right));
         for (word, _) in &mut split {
             let mut at = 0;

@@ -1,6 +1,5 @@
 //! Targets that encode and decode with finished tokenizers.
 
-use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use hornbook::batch::{Choice, Encoded, Encoder};
@@ -9,6 +8,7 @@ use hornbook::special::Specials;
 use hornbook::split::window::Level;
 use hornbook::split::{Pattern, Span, Splitter};
 use hornbook::stream::Pending;
+use hornbook::train::{Options, train};
 use hornbook::{Result, Rule, Tokenizer};
 
 use super::input::{Input, PARTS};
@@ -50,7 +50,7 @@ fn all() -> &'static [(Tokenizer, Naive)] {
         for pattern in PATTERNS.map(Pattern::parse) {
             let mut counting = Counting::new(pattern.clone(), Specials::default(), 1).unwrap();
             counting.add(&[&text], None, &mut ()).unwrap();
-            let (vocab, pairs) = hornbook::train::train(counting.finish(), &hornbook::train::Options::new(340), &mut ()).unwrap();
+            let (vocab, pairs) = train(counting.finish(), &Options::new(340), &mut ()).unwrap();
             let tokens: Vec<(u32, &[u8])> = vocab.iter().collect();
             let rules = [
                 Rule::Merges { pairs: pairs.clone(), whole_first: false },
@@ -119,13 +119,8 @@ pub fn encode(data: &[u8]) {
     encoder.many(&[&text, "", &text], 2, &mut (), collect).unwrap();
     assert_eq!(batch, [&expected[..], &[], &expected]);
     for most in [0, 1, expected.len() / 2, expected.len()] {
-        let truncated = Encoder {
-            most,
-            allowed: encoder.allowed.clone(),
-            forbidden: encoder.forbidden.clone(),
-            tokenizer,
-            dropout: None,
-        };
+        let mut truncated = Encoder::new(tokenizer, Choice::None, Choice::None).unwrap();
+        (truncated.most, truncated.allowed) = (most, encoder.allowed.clone());
         assert_eq!(truncated.one(&text, &mut ()).unwrap(), expected[..most.min(expected.len())], "{text:?}");
     }
     // A special token that is allowed but unknown has no id that decodes; without those, the text comes back.
@@ -207,10 +202,7 @@ pub fn stream(data: &[u8]) {
             chunk
         });
         let Some(ready) = pending.take(chunk, &known, tokenizer.pattern.cuttable()) else { continue };
-        let (allowed, forbidden) = (Cow::Borrowed(&*encoder.allowed), Cow::Borrowed(&*encoder.forbidden));
-        match (Encoder { tokenizer, allowed, forbidden, most: usize::MAX, dropout: None })
-            .one(&ready, &mut ())
-        {
+        match encoder.one(&ready, &mut ()) {
             Ok(more) => ids.extend(more),
             Err(error) => break Err(error),
         }

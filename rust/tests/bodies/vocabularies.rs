@@ -3,6 +3,7 @@
 use hornbook::batch::{Choice, Encoder};
 use hornbook::count::Counter;
 use hornbook::split::Pattern;
+use hornbook::train::{Options, Tie};
 use hornbook::{Rule, Tokenizer};
 
 use super::input::Input;
@@ -74,7 +75,12 @@ pub fn merge(data: &[u8]) {
 /// The trainer finds the merges that trying everything finds.
 pub fn train(data: &[u8]) {
     let mut input = Input::new(data);
-    let vocab_size = 256 + input.below(64);
+    let options = Options {
+        vocab_size: 256 + input.below(64),
+        tie: [Tie::HuggingFace, Tie::Raw, Tie::LargestContent][input.below(3)],
+        min_frequency: input.below(32).saturating_sub(20) as u64,
+        max_token_length: [usize::MAX, usize::MAX, 1, 2, 3, 5, 8][input.below(7)],
+    };
     let letters = 1 + input.below(5);
     let mut counter = Counter::default();
     while !input.is_empty() {
@@ -90,9 +96,8 @@ pub fn train(data: &[u8]) {
     }
     let mut words: Vec<(Vec<u8>, u64)> = Vec::new();
     counter.for_each(|word, count| words.push((word.to_vec(), count)));
-    let (vocab, merges) =
-        hornbook::train::train(counter, &hornbook::train::Options::new(vocab_size), &mut ()).unwrap();
-    assert_eq!(merges, naive::train(&words, vocab_size), "{words:?}");
+    let (vocab, merges) = hornbook::train::train(counter, &options, &mut ()).unwrap();
+    assert_eq!(merges, naive::train(&words, &options), "{options:?} on {words:?}");
     assert_eq!(vocab.len(), 256 + merges.len());
     for ((id, token), (left, right)) in vocab.iter().skip(256).zip(merges) {
         assert!(left < id && right < id);
