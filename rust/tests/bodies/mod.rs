@@ -9,17 +9,18 @@ mod readers;
 mod texts;
 mod vocabularies;
 
-pub use readers::{counts, pattern, source, special, state};
+pub use readers::{counts, files, pattern, source, special, state};
 pub use texts::{decode, encode, split, stream};
 pub use vocabularies::{merge, train};
 
 /// A name, which is also that of its folder of seeds, and what is done with bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("counts", counts),
     ("decode", decode),
     ("encode", encode),
+    ("files", files),
     ("merge", merge),
     ("pattern", pattern),
     ("source", source),

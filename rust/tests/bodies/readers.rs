@@ -1,7 +1,8 @@
 //! Targets that read what others wrote: a saved state, a file of text, a pattern, special tokens.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::time::Duration;
 
 use hornbook::batch::{Choice, Encoder};
 use hornbook::count::{Counter, Counting};
@@ -11,7 +12,7 @@ use hornbook::special::Specials;
 use hornbook::split::{Pattern, Span};
 use hornbook::tally::Tally;
 use hornbook::train::{Options, train};
-use hornbook::{Rule, Tokenizer, cut};
+use hornbook::{Result, Rule, Tokenizer, cut};
 
 use super::input::Input;
 use super::naive;
@@ -97,6 +98,65 @@ pub fn source(data: &[u8]) {
                 refused.message.contains(&format!("0x{:02x} at offset {at}.", file[at])),
                 "{refused} in {file:?}"
             );
+        }
+    }
+}
+
+/// Any bytes, said to be packed and of some form, are texts or an error about the file; and packing them changes nothing.
+pub fn files(data: &[u8]) {
+    let mut input = Input::new(data);
+    let packed = [Packed::No, Packed::Gzip, Packed::Zstd][input.below(3)];
+    let form = match input.below(3) {
+        0 => Form::Plain { document_end: None },
+        1 => Form::Plain { document_end: Some("<|end|>".into()) },
+        _ => Form::Lines { field: "a".into() },
+    };
+    let (window, size) = (1 + input.below(64), input.below(256));
+    let rest = input.bytes(usize::MAX);
+    let read = |content: &[u8], packed| {
+        let source = Source { path: "a file".into(), packed, form: form.clone() };
+        let reader: Box<dyn Read + Send> = Box::new(Portions { rest: content.to_vec(), size });
+        let sizes = Sizes { chunk: window.max(4), bytes: window, texts: 4 };
+        let mut stream = Stream::of(vec![(source, Some(reader))], None, 1, sizes);
+        let mut texts: Vec<String> = Vec::new();
+        loop {
+            match stream.next(Duration::from_secs(60))?.expect("a small file is read at once") {
+                Some(batch) => texts.extend(batch.parts().map(str::to_string)),
+                None => return Ok(texts),
+            }
+        }
+    };
+    let texts: Result<Vec<String>> = read(rest, packed);
+    if let Err(error) = &texts {
+        assert!(error.kind == Kind::Data && error.message.starts_with("a file: "), "{error}");
+    }
+    if packed != Packed::No {
+        return;
+    }
+    if let (Ok(texts), Form::Lines { .. }) = (&texts, &form) {
+        let text = std::str::from_utf8(rest).expect("it was read");
+        let lines = text
+            .strip_prefix('\u{feff}')
+            .unwrap_or(text)
+            .split('\n')
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
+        assert_eq!(lines.clone().count(), texts.len());
+        for (line, text) in lines.zip(texts) {
+            // serde_json refuses halves of surrogate pairs.
+            if let Ok(value) = serde_json::from_str::<serde_json::Value>(line) {
+                assert_eq!(value["a"].as_str(), Some(text.as_str()), "{line}");
+            }
+        }
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(rest).unwrap();
+    for (bytes, packed) in
+        [(gzip.finish().unwrap(), Packed::Gzip), (zstd::encode_all(rest, 1).unwrap(), Packed::Zstd)]
+    {
+        match (read(&bytes, packed), &texts) {
+            (Ok(unpacked), Ok(texts)) => assert_eq!(&unpacked, texts),
+            (unpacked, texts) => assert_eq!(unpacked.is_err(), texts.is_err(), "{unpacked:?}, but {texts:?}"),
         }
     }
 }
