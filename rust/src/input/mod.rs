@@ -1,6 +1,6 @@
 //! Files of text as texts: plain or one JSON object a line, as they are or packed by gzip or zstd.
 //!
-//! A thread reads ahead and hands over about a megabyte at a time, so that unpacking goes on while others count, and
+//! A thread reads ahead and hands over a quarter of a megabyte at a time, so that unpacking goes on while others count, and
 //! nobody who waits for a file is deaf to Ctrl-C. Only that much is held, however long the files are. The thread is
 //! left alone when its [`Stream`] is dropped: it may be stuck in a read that never returns, as from an idle pipe.
 
@@ -58,7 +58,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Sizes { chunk: 1 << 18, bytes: 1 << 20, texts: 1 << 14 }
+        Sizes { chunk: 1 << 16, bytes: 1 << 18, texts: 1 << 12 }
     }
 }
 
