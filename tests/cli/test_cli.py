@@ -190,6 +190,7 @@ def test_the_meter_shows_how_long_on_a_terminal_only(monkeypatch) -> None:
     merging = said(Terminal, *counting, ("merge", 0, 5000), ("merge", 5000, 5000))
     assert re.search(r"merge .* 5,000 of 5,000 0:00:00\s*$", merging)
     assert re.search(r"encode .* 12\.3 KB\s*$", said(Terminal, *counting, ("encode", 12_300, None)))
+    assert re.search(r"gpt2 .* 1,200 of 1,300", said(Terminal, ("gpt2", 1200, 1300)))
     assert said(io.StringIO, *counting) == ""
 
 

@@ -93,14 +93,14 @@ class meter:  # noqa: N801 (used like a function)
             self._bar.stop()
 
     def show(self, phase: str, done: int, total: int | None) -> None:
-        """``phase`` is "merge", of which there are so many, or something that is done to bytes."""
+        """``phase`` is "count" or "encode", which is done to so many bytes, or something else that is counted."""
         if self._bar is None:
             return
         if phase != self._phase:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
             self._phase, self._task = phase, self._bar.add_task(phase, total=total, amount="")
-        words = [f"{n:,}" if phase == "merge" else size(n) for n in (done, total) if n is not None]
+        words = [size(n) if phase in ("count", "encode") else f"{n:,}" for n in (done, total) if n is not None]
         self._bar.update(self._task, completed=done, amount=" of ".join(words))
 
 
