@@ -70,7 +70,7 @@ def mutated(draw) -> dict:
                 break
             here, key = here[key], None
         change = draw(st.sampled_from(["drop", "set", "add", "number", "rename"]))
-        value = draw(st.sampled_from(VALUES))
+        value = copy.deepcopy(draw(st.sampled_from(VALUES)))  # it may be changed itself
         if change == "add":
             if isinstance(here, dict):
                 here[draw(st.sampled_from(["new", "prefix", "vocab", "hornbook", "é", "use_regex", "a b"]))] = value
@@ -81,7 +81,7 @@ def mutated(draw) -> dict:
         elif change == "drop":
             del here[key]
         elif change == "set":
-            here[key] = copy.deepcopy(value)
+            here[key] = value
         elif change == "number" and type(here[key]) is int:
             here[key] += draw(st.sampled_from([-1, 1, 2, 1000]))
         elif change == "rename" and isinstance(here, dict) and isinstance(value, str):
@@ -161,7 +161,8 @@ def test_mutated_bytes_of_the_other_files(data, tmp_path_factory):
     changed.write_bytes(raw)
     for path in (folder / "vocab.json", folder / "a.tiktoken"):
         made = loaded(path)
-        if made is not None:
+        # With another pattern, tiktoken's rule drops what that does not match.
+        if made is not None and (made.rule == "merges" or made.pattern == "gpt2"):
             assert made.decode(made.encode_ordinary("the é\n")) == "the é\n"
 
 
