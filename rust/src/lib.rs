@@ -23,6 +23,7 @@ pub mod piece;
 #[cfg(feature = "python")]
 mod python;
 pub mod queue;
+pub mod ranks;
 pub mod special;
 pub mod split;
 pub mod state;

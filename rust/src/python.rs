@@ -18,6 +18,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyString};
 use crate::batch::{Encoded, Encoder};
 use crate::encode::Spans;
 use crate::error::Error;
+use crate::ranks;
 use crate::special::Specials;
 use crate::split::Pattern;
 use crate::stream::Pending;
@@ -172,6 +173,27 @@ impl Bpe {
             Ok(inner) => Ok(Bpe::wrap(inner)),
             Err(error) => Err(watch.raise(py, error)),
         }
+    }
+
+    /// From the content of a .tiktoken file. The special tokens of `following` get the ids after the highest.
+    #[staticmethod]
+    fn from_ranks(
+        py: Python<'_>,
+        data: &[u8],
+        mut special_tokens: Vec<(String, u32)>,
+        following: Vec<String>,
+        pattern: Option<&str>,
+    ) -> PyResult<Self> {
+        let pattern = Pattern::parse(pattern);
+        let inner = py.detach(|| {
+            let tokens = ranks::parse(data)?;
+            let next = tokens.iter().map(|token| token.0).max().map_or(0, |id| id.saturating_add(1));
+            special_tokens.extend(following.into_iter().zip(next..));
+            let tokens: Vec<(u32, &[u8])> =
+                tokens.iter().map(|(id, bytes)| (*id, bytes.as_slice())).collect();
+            Tokenizer::new(&tokens, special_tokens, Rule::Ranks, pattern)
+        });
+        Ok(Bpe::wrap(inner.map_err(|error| raise(py, error))?))
     }
 
     /// `splits` may be empty.

@@ -97,8 +97,9 @@ def outcome(call, *args, **options):
     try:
         return call(*args, **options)
     except SENSIBLE as error:
-        assert str(error), "it says nothing"
-        return error
+        said = error
+    assert str(said), "it says nothing"
+    return said
 
 
 @pytest.fixture(autouse=True)
@@ -195,14 +196,14 @@ def test_sources_that_break(trained):
     """What a generator raises comes out as it is, whoever was reading."""
     tok = trained["cl100k"]
 
-    class Broken(Exception):
+    class BrokenError(Exception):
         pass
 
     def chunks(error):
         yield "some text that is long enough to be encoded"
         raise error
 
-    for error in (Broken("mine"), KeyboardInterrupt(), TokenizerError("mine"), MemoryError()):
+    for error in (BrokenError("mine"), KeyboardInterrupt(), TokenizerError("mine"), MemoryError()):
         for call in [
             tok.encode_batch,
             tok.encode_batch_to_numpy,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import logging
@@ -218,21 +217,6 @@ def ordinary(tokenizer: Exchange) -> dict[bytes, int]:
 
 def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Specials) -> BPE:
     """A .tiktoken file: a line for each token, its bytes in base64 and its id."""
-    tokens: list[tuple[int, bytes]] = []
-    for number, line in enumerate(data.splitlines(), 1):
-        if not line:
-            continue
-        try:
-            token, id = line.split()
-            tokens.append((int(id), base64.b64decode(token, validate=True)))
-            if not is_id(tokens[-1][0]):
-                raise ValueError(id)
-        except (ValueError, binascii.Error):
-            raise TokenizerError(
-                f"line {number} is not a token in base64 and an id, as in a .tiktoken file: {line[:60]!r}"
-            ) from None
-    if not tokens:
-        raise TokenizerError("the file is empty")
     beside = path.with_name(path.name + ".json")
     digest = hashlib.sha256(data).hexdigest()
     if beside.is_file():
@@ -243,9 +227,11 @@ def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Sp
         own, specials = "cl100k", {}
         if pattern == "auto":
             log.warning("%s does not say its pattern: cl100k is assumed; pass pattern= to load", path)
+    following: list[str] = []
     if special_tokens is not None:
-        specials = _numbered(special_tokens, max(id for id, _ in tokens) + 1)
-    return BPE(tokens, list(specials.items()), None, True, own if pattern == "auto" else pattern)
+        specials = dict(special_tokens) if isinstance(special_tokens, Mapping) else {}
+        following = [] if isinstance(special_tokens, Mapping) else list(special_tokens)
+    return BPE.from_ranks(data, list(specials.items()), following, own if pattern == "auto" else pattern)
 
 
 def _beside(path: Path) -> tuple[str | None, dict[str, int]]:
