@@ -406,7 +406,8 @@ class Tokenizer(Exchange):
         except UnicodeEncodeError:
             return call([clean(t) for t in text] if isinstance(text, list) else clean(text), *rest)
         except TypeError:
-            for item in text if isinstance(text, list) else [text]:
+            several = isinstance(text, list) and call.__name__.startswith(("encode_batch", "count"))
+            for item in text if several else [text]:
                 check_text(item)
             raise
 

@@ -72,7 +72,8 @@ class Counts:
         """
         specials = special_list(special_tokens)
         threads = thread_count(num_threads)
-        pattern = None if pattern is None else str(pattern)
+        if pattern is not None and not isinstance(pattern, str):
+            raise TokenizerError(f"pattern is {pattern!r}; expected a name, a regex, or None for not cutting at all")
         found = source_of(source, field)
         if isinstance(found, Files):
             where = (found.described(), found.document_end, found.tables(), found.total_bytes)

@@ -96,6 +96,10 @@ def from_vocab(
     """What `Tokenizer.from_vocab` does."""
     if isinstance(special_tokens, str):
         raise TokenizerError(f"special_tokens is a sequence of strings; write ({special_tokens!r},)")
+    if not isinstance(vocab, Mapping):
+        raise TokenizerError(
+            f"the vocabulary is {type(vocab).__name__}; expected a mapping of ids to bytes or bytes to ids"
+        )
     pairs: list[tuple[Any, Any]] = list(vocab.items())
     if pairs and isinstance(pairs[0][0], int):
         pairs = [(token, id) for id, token in pairs]
@@ -108,6 +112,8 @@ def from_vocab(
     following = max(known.values(), default=-1) + 1
     specials: list[tuple[str, int]] = []
     for token in special_tokens:
+        if not isinstance(token, str):
+            raise TokenizerError(f"a special token is a str, not {token!r}")
         if isinstance(special_tokens, Mapping):
             id = special_tokens[token]
         elif token.encode() in known:
