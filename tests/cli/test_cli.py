@@ -95,6 +95,7 @@ def test_tokenizer_compare(made: Path, tmp_path: Path, capsys, monkeypatch) -> N
     texts = {"eng": "The fox’s home is red. " * 300, "rus": "Дом лисы красный. " * 300, "zho": "狐狸的家是红色的。"}
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    (folder / "lines.jsonl").write_text('{"text": "The fox"}\n{"text": "the hen"}\n')
     both = [made / "tok", tmp_path / "small.json"]
     assert run("tokenizer", "compare", *both, "--text", folder, made / "fables.txt", "--out", tmp_path / "out") == 0
     said = capsys.readouterr()
@@ -104,7 +105,7 @@ def test_tokenizer_compare(made: Path, tmp_path: Path, capsys, monkeypatch) -> N
     tok = hb.Tokenizer.load(made / "tok")
     rate = len(texts["rus"].encode()) / len(tok.encode(texts["rus"]))
     assert ["rus", f"{len(texts['rus'].encode()):,}", f"{rate:.3f}"] in [row[:3] for row in rows]
-    assert {"eng", "rus", "zho", "fables", "all"} < {row[0] for row in rows}
+    assert {"eng", "rus", "zho", "lines", "fables", "all"} < {row[0] for row in rows}
     for name in ("bytes_per_token.svg", "token_lengths.svg"):
         assert "</svg>" in (tmp_path / "out" / name).read_text()
     written = json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))

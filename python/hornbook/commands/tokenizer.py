@@ -172,8 +172,8 @@ def tokenizer_compare(
 
     Args:
         tokenizers: folders, files, or gpt2, cl100k_base, o200k_base; the others are measured against the first.
-        text: files, each a row of the table; folders, of which each .txt and .md file is a row; or corpora. If none
-            is given: fables, Python's sources, and the folder udhr in $HORNBOOK_DATA if there is one.
+        text: files, each a row of the table; folders, of which each file of text is a row; or corpora. If none is
+            given: fables, Python's sources, and the folder udhr in $HORNBOOK_DATA if there is one.
         out: a folder for compare.json and plots of it.
         as_json: print JSON with all numbers instead of tables.
         seed: of the intervals, which are from the bootstrap.
@@ -210,23 +210,22 @@ def _labels(names: list[str]) -> dict[str, str]:
 def _texts(sources: tuple[str, ...]) -> dict[str, list[str]]:
     """The documents of each text that is to be a row."""
     from ..corpora import documents, fables
+    from ..documents import Files, exists
 
     rows: dict[str, list[str]] = {}
     places: list[Path] = []
     for source in sources:
-        path = Path(source)
-        files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else []
-        if files or path.is_file():
-            places += files or [path]
+        if exists(source):
+            places += Files([source]).files
         else:
             rows[source] = list(documents(source))
     if not sources:
         rows = {"fables": [story.text for story in fables.generate(500_000)], "python": _python_sources(1_000_000)}
         places = sorted(Path(os.environ.get("HORNBOOK_DATA") or "-", "udhr").glob("*.txt"))
-    stems = [path.stem for path in places]
-    for path in dict.fromkeys(places):
-        label = path.stem if stems.count(path.stem) == 1 and path.stem not in rows else str(path)
-        rows[label] = list(documents(path))
+    places = list(dict.fromkeys(places))
+    short = [path.name.split(".")[0] or path.name for path in places]
+    for path, label in zip(places, short, strict=True):
+        rows[label if short.count(label) == 1 and label not in rows else str(path)] = list(documents(path))
     return rows
 
 
