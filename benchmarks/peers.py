@@ -68,7 +68,7 @@ class Peer:
     tok: Any = None  # what `load` made
 
     def __init__(self) -> None:
-        self.library: Any = importlib.import_module(self.module) if self.module else None
+        self.api: Any = importlib.import_module(self.module) if self.module else None
         self.version = importlib.metadata.version(self.distribution) if self.distribution else ""
 
     def load(self, vocabulary: Vocabulary) -> Any:
@@ -99,7 +99,7 @@ class Hornbook(Peer):
     tie = "huggingface"
 
     def load(self, vocabulary: Vocabulary) -> Any:
-        self.tok = self.library.Tokenizer.load(vocabulary.ranks)
+        self.tok = self.api.Tokenizer.load(vocabulary.ranks)
         return self.tok
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
@@ -113,7 +113,7 @@ class Hornbook(Peer):
         return self.tok.encode_batch_to_numpy(texts, num_threads=threads)
 
     def train(self, texts: Any, vocab_size: int, pattern: str | None, regex: str, threads: int) -> Any:
-        return self.library.Tokenizer.train(
+        return self.api.Tokenizer.train(
             texts, vocab_size, pattern, special_tokens=(), tie=self.tie, num_threads=threads
         )
 
@@ -131,7 +131,7 @@ class Tiktoken(Peer):
 
     def load(self, vocabulary: Vocabulary) -> Any:
         ranks = importlib.import_module("tiktoken.load").load_tiktoken_bpe(vocabulary.ranks)
-        self.tok = self.library.Encoding(
+        self.tok = self.api.Encoding(
             vocabulary.name,
             pat_str=vocabulary.regex,
             mergeable_ranks=ranks,
@@ -164,7 +164,7 @@ class Tokenizers(Peer):
             raise ImportError(f"this is tokenizers {self.version}, which is 'tokenizers-1.0'")
 
     def load(self, vocabulary: Vocabulary) -> Any:
-        self.tok = self.library.Tokenizer.from_file(vocabulary.exact)
+        self.tok = self.api.Tokenizer.from_file(vocabulary.exact)
         return self.tok
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
@@ -181,10 +181,10 @@ class Tokenizers(Peer):
         models, trainers, pre = (
             importlib.import_module(f"tokenizers.{name}") for name in ("models", "trainers", "pre_tokenizers")
         )
-        tok = self.library.Tokenizer(models.BPE())
+        tok = self.api.Tokenizer(models.BPE())
         tok.pre_tokenizer = pre.ByteLevel(add_prefix_space=False, use_regex=pattern == "gpt2")
         if pattern not in ("gpt2", None):
-            cut = pre.Split(self.library.Regex(regex), "isolated")
+            cut = pre.Split(self.api.Regex(regex), "isolated")
             tok.pre_tokenizer = pre.Sequence([cut, tok.pre_tokenizer])
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -216,7 +216,7 @@ class Tokenizers1(Peer):
             raise ImportError(f"this is tokenizers {self.version}; name a Python that has 1.0 with --python")
 
     def load(self, vocabulary: Vocabulary) -> Any:
-        self.tok = self.library.Tokenizer.from_file(vocabulary.classic)
+        self.tok = self.api.Tokenizer.from_file(vocabulary.classic)
         return self.tok
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
@@ -243,7 +243,7 @@ class Rustbpe(Peer):
     tie = "raw"
 
     def train(self, texts: Any, vocab_size: int, pattern: str | None, regex: str, threads: int) -> Any:
-        tok = self.library.Tokenizer()
+        tok = self.api.Tokenizer()
         spelled = {"cl100k": None, "gpt2": PLAIN_GPT2, None: r"[\s\S]+"}.get(pattern, regex)  # None is its own
         tok.train_from_iterator(iter(texts), vocab_size, pattern=spelled)
         return tok
@@ -265,12 +265,12 @@ class Gigatoken(Peer):
     end = "<|endoftext|>"
 
     def load(self, vocabulary: Vocabulary) -> Any:
-        self.tok = self.library.Tokenizer(vocabulary.classic)
+        self.tok = self.api.Tokenizer(vocabulary.classic)
         return self.tok
 
     def prepare(self, what: str, texts: list[str]) -> Any:
         if what == "array_buffer":
-            return self.library.BytesSource(self.end.join(texts).encode(), self.end)
+            return self.api.BytesSource(self.end.join(texts).encode(), self.end)
         return self.end.join(texts).encode() if what == "train" else texts
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
@@ -295,7 +295,7 @@ class Gigatoken(Peer):
     def train(self, texts: Any, vocab_size: int, pattern: str | None, regex: str, threads: int) -> Any:
         if pattern != "gpt2":
             raise ValueError("it trains with GPT-2's pattern only")
-        return self.library.train_bpe(texts, vocab_size, [], self.tie, separator=self.end.encode())
+        return self.api.train_bpe(texts, vocab_size, [], self.tie, separator=self.end.encode())
 
     def merged(self, trained: Any) -> list[bytes]:
         return [left + right for left, right in trained[1]]
@@ -309,7 +309,7 @@ class Fastokens(Peer):
     arrays = (("batch", ALWAYS),)
 
     def load(self, vocabulary: Vocabulary) -> Any:
-        self.tok = self.library.Tokenizer.from_file(vocabulary.classic)
+        self.tok = self.api.Tokenizer.from_file(vocabulary.classic)
         return self.tok
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
@@ -332,12 +332,12 @@ class Splintr(Peer):
 
     def load(self, vocabulary: Vocabulary) -> Any:
         if vocabulary.name in ("cl100k_base", "o200k_base"):
-            self.tok = self.library.Tokenizer.from_pretrained(vocabulary.name)
+            self.tok = self.api.Tokenizer.from_pretrained(vocabulary.name)
         else:
             known = {"gpt2": "GPT2_PATTERN", "cl100k": "CL100K_BASE_PATTERN", "o200k": "O200K_BASE_PATTERN"}
             name = known.get(vocabulary.pattern or "")
-            regex = getattr(self.library, name) if name else vocabulary.regex
-            self.tok = self.library.Tokenizer(vocabulary.ranks, regex, vocabulary.special_tokens)
+            regex = getattr(self.api, name) if name else vocabulary.regex
+            self.tok = self.api.Tokenizer(vocabulary.ranks, regex, vocabulary.special_tokens)
         return self.tok
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
@@ -365,7 +365,7 @@ class RsBpe(Peer):
     def load(self, vocabulary: Vocabulary) -> Any:
         if vocabulary.name not in ("cl100k_base", "o200k_base"):
             raise ValueError(f"it knows cl100k_base and o200k_base, not {vocabulary.name}")
-        self.tok = getattr(self.library.openai, vocabulary.name)()
+        self.tok = getattr(self.api.openai, vocabulary.name)()
         return self.tok
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
@@ -383,7 +383,7 @@ class Tokie(Peer):
     lists = (("batch", ALWAYS),)
 
     def load(self, vocabulary: Vocabulary) -> Any:
-        self.tok = self.library.Tokenizer.from_json(vocabulary.classic)
+        self.tok = self.api.Tokenizer.from_json(vocabulary.classic)
         return self.tok
 
     def list_loop(self, texts: list[str], threads: int) -> Any:
