@@ -54,7 +54,9 @@ impl Backtrack {
         }
         let (mut scratch, mut ids) = (Scratch::default(), Vec::new());
         for (id, left, right) in made {
-            let [known, left_len, right_len] = [id, left, right].map(|id| all.lengths[id as usize] as usize);
+            // A part that nothing makes can have a higher id than all that are made.
+            let [known, left_len, right_len] =
+                [id, left, right].map(|id| all.lengths.get(id as usize).map_or(0, |&len| len as usize));
             if known > 0 || left_len == 0 || right_len == 0 || id <= highest_byte {
                 return None;
             }
