@@ -150,7 +150,7 @@ def test_wheel_says_what_it_is(wheel: Path):
     assert needed == {"torch", "numpy", "triton", "safetensors", "tyro", "rich", "matplotlib"}
     assert "torch>=2.11" in requirements
     assert [text for text in requirements if text.startswith("triton")] == ["triton>=3.6 ; platform_system == 'Linux'"]
-    assert set(metadata.get_all("Provides-Extra")) == {"test", "serve", "lessons", "peers", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {"data", "test", "serve", "lessons", "peers", "dev"}
 
 
 def test_wheel_and_sdist_carry_no_waste(wheel: Path, sdist: Path):
