@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use crate::backtrack::Backtrack;
 use crate::pairs::{NEVER, Pairs};
 
-/// Pieces of up to so many bytes are merged by looking at all pairs again after each merge.
+/// Pieces of up to so many bytes or symbols are merged by looking at all pairs again after each merge.
 pub const SHORT: usize = 62;
 /// From so many bytes on it pays to follow the tokens from left to right, where that is possible.
 const LINEAR: usize = 1 << 10;
@@ -16,13 +16,44 @@ const LINEAR: usize = 1 << 10;
 pub struct Merges {
     /// The token of each byte.
     byte_ids: [u32; 256],
-    /// What each two bytes become. Every piece begins with these, so they have a table without a search.
-    of_bytes: Vec<u32>,
+    /// About each two bytes. Every piece begins with these, so they have a table without a search.
+    of_bytes: Vec<OfBytes>,
+    /// Does what two bytes become join others only after them, by rank? So it is after training.
+    in_order: bool,
     of_tokens: Pairs,
     /// The token that each rank makes; empty where ranks are ids.
     made: Vec<u32>,
     /// Another way to the same tokens, made when the first long piece comes, if this vocabulary allows it.
     backtrack: OnceLock<Option<Backtrack>>,
+}
+
+/// What there is to know about two bytes side by side, in order to join most of them at once.
+///
+/// Take a pair of bytes whose rank is below that of every pair in which its first byte could be the right one, given
+/// the byte before, and of every pair in which its second byte could be the left one, given the byte behind. Nothing
+/// takes one of the two away before it is their turn to join. If what they become joins nothing before that turn
+/// either ([`Merges::in_order`]), then nobody can tell whether they join now or then. Of the joins of a new piece this
+/// is about half, and no two such pairs share a byte.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+struct OfBytes {
+    /// Of the pair.
+    rank: u32,
+    /// What it becomes.
+    id: u32,
+    /// The lowest rank of a token that ends with the first byte, and the second one.
+    before: u32,
+    /// The lowest rank of the first byte, and a token that begins with the second one.
+    behind: u32,
+}
+
+impl OfBytes {
+    const NOTHING: Self = OfBytes { rank: NEVER, id: NEVER, before: NEVER, behind: NEVER };
+}
+
+#[inline(always)]
+fn two(a: u8, b: u8) -> usize {
+    usize::from(a) << 8 | usize::from(b)
 }
 
 /// Working memory for [`Merges::apply`], kept from one piece to the next.
@@ -32,6 +63,7 @@ pub struct Scratch {
     group: [Symbols; GROUP],
     /// For long pieces.
     heap: Heap,
+    symbols: Vec<u32>,
     /// What was done so far: pairs looked at, positions visited. Linear time is asserted with it.
     pub steps: u64,
 }
@@ -63,19 +95,30 @@ impl Default for Symbols {
 }
 
 impl Symbols {
+    /// Begins with the symbols that [`Merges::first_joins`] makes of a piece, of which there are at most [`SHORT`]. Their
+    /// ranks are looked up by [`Symbols::look_up_all`].
     #[inline(always)]
     fn start(&mut self, merges: &Merges, piece: &[u8]) {
-        let n = piece.len();
+        let mut n = 0;
+        merges.first_joins(piece, |id| {
+            n += 1;
+            self.ids[n] = id;
+        });
         self.lanes = (n + 16) & !15;
-        self.ranks[..self.lanes].fill(NEVER);
-        for (rank, pair) in self.ranks[1..].iter_mut().zip(piece.windows(2)) {
-            *rank = merges.rank_of_bytes(pair[0], pair[1]);
-        }
-        for (id, &byte) in self.ids[1..].iter_mut().zip(piece) {
-            *id = merges.byte_ids[usize::from(byte)];
-        }
         (self.ids[0], self.ids[n + 1]) = (merges.of_tokens.no_token(), merges.of_tokens.no_token());
         self.alive = u64::MAX >> (62 - n);
+        for pair in self.ids[1..=n].windows(2) {
+            merges.of_tokens.prefetch(pair[0], pair[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn look_up_all(&mut self, merges: &Merges) {
+        self.ranks[..self.lanes].fill(NEVER);
+        let n = 62 - self.alive.leading_zeros() as usize;
+        for (rank, pair) in self.ranks[1..].iter_mut().zip(self.ids[1..=n].windows(2)) {
+            *rank = merges.rank(pair[0], pair[1]);
+        }
     }
 
     /// Joins the best pair. Its new neighbours are looked up by [`Symbols::look_up`]. False if no pair is left.
@@ -139,18 +182,37 @@ impl Merges {
     pub fn new(byte_ids: [u32; 256], numbers: usize, pairs: usize, made: Vec<u32>) -> Self {
         Merges {
             byte_ids,
-            of_bytes: vec![NEVER; 1 << 16],
+            of_bytes: vec![OfBytes::NOTHING; 1 << 16],
+            in_order: true,
             of_tokens: Pairs::new(numbers, pairs),
             made,
             backtrack: OnceLock::new(),
         }
     }
 
-    /// Adds a pair of tokens that together are `joined`. A pair that is given twice has its last rank.
-    pub fn insert(&mut self, left: u32, right: u32, rank: u32, joined: &[u8]) {
+    /// Adds a pair of tokens: the first `cut` bytes of `joined`, and the others. A pair that is given twice has its last
+    /// rank.
+    pub fn insert(&mut self, left: u32, right: u32, rank: u32, joined: &[u8], cut: usize) {
         self.of_tokens.insert(left, right, rank);
-        if let [left, right] = joined {
-            self.of_bytes[usize::from(*left) << 8 | usize::from(*right)] = rank;
+        let id = self.id(rank);
+        let (front, back) = joined.split_at(cut);
+        if let (&[.., a], &[b]) = (front, back) {
+            let before = &mut self.of_bytes[two(a, b)].before;
+            *before = rank.min(*before);
+        }
+        if let (&[a], &[b, ..]) = (front, back) {
+            let behind = &mut self.of_bytes[two(a, b)].behind;
+            *behind = rank.min(*behind);
+        }
+        for part in [front, back] {
+            if let &[a, b] = part {
+                self.in_order &= self.of_bytes[two(a, b)].rank < rank;
+            }
+        }
+        if let &[a, b] = joined {
+            let pair = &mut self.of_bytes[two(a, b)];
+            self.in_order &= pair.rank == NEVER;
+            (pair.rank, pair.id) = (rank, id);
         }
     }
 
@@ -165,9 +227,37 @@ impl Merges {
         if self.made.is_empty() { rank } else { self.made[rank as usize] }
     }
 
-    #[inline]
-    fn rank_of_bytes(&self, left: u8, right: u8) -> u32 {
-        self.of_bytes[usize::from(left) << 8 | usize::from(right)]
+    /// Calls `each` with the symbols of a piece from left to right: the pairs of bytes that can be joined at once (see
+    /// [`OfBytes`]), and the other bytes.
+    #[inline(always)]
+    fn first_joins(&self, piece: &[u8], mut each: impl FnMut(u32)) {
+        let pair = |at: usize| match piece.get(at..at + 2) {
+            Some(&[a, b]) => &self.of_bytes[two(a, b)],
+            _ => &OfBytes::NOTHING,
+        };
+        let (mut last, mut this) = (&OfBytes::NOTHING, pair(0));
+        let mut gone = 0; // the second byte of a pair, if that is the first one of the 64
+        for start in (0..piece.len()).step_by(64) {
+            let count = (piece.len() - start).min(64);
+            let mut joins = 0u64;
+            for bit in 0..if self.in_order { count } else { 0 } {
+                let next = pair(start + bit + 1);
+                joins |= u64::from(this.rank < last.before.min(next.behind)) << bit;
+                (last, this) = (this, next);
+            }
+            let mut symbols = u64::MAX >> (64 - count) & !(joins << 1) & !gone;
+            while symbols != 0 {
+                let bit = symbols.trailing_zeros() as usize;
+                let joined = joins >> bit & 1 == 1;
+                each(if joined {
+                    pair(start + bit).id
+                } else {
+                    self.byte_ids[usize::from(piece[start + bit])]
+                });
+                symbols &= symbols - 1;
+            }
+            gone = joins >> 63;
+        }
     }
 
     pub fn byte_ids(&self) -> &[u32; 256] {
@@ -194,8 +284,27 @@ impl Merges {
         if piece.len() <= SHORT {
             self.apply_group(&[piece], scratch, |_, ids| out.extend_from_slice(ids));
         } else {
-            self.apply_long(piece, scratch, || true, out);
+            let mut symbols = std::mem::take(&mut scratch.symbols);
+            symbols.clear();
+            self.first_joins(piece, |id| symbols.push(id));
+            self.apply_long(&symbols, scratch, || true, out);
+            scratch.symbols = symbols;
         }
+    }
+
+    /// Merge after merge, as [`Merges::apply_long`] does with `keep`, from the bytes on.
+    pub fn apply_with(
+        &self,
+        piece: &[u8],
+        scratch: &mut Scratch,
+        keep: impl FnMut() -> bool,
+        out: &mut Vec<u32>,
+    ) {
+        let mut symbols = std::mem::take(&mut scratch.symbols);
+        symbols.clear();
+        symbols.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
+        self.apply_long(&symbols, scratch, keep, out);
+        scratch.symbols = symbols;
     }
 
     /// Calls `each` with the number of a piece and its tokens, for up to [`GROUP`] pieces of at most [`SHORT`] bytes, in
@@ -205,7 +314,11 @@ impl Merges {
         let mut busy = [0; GROUP];
         for (index, (symbols, piece)) in scratch.group.iter_mut().zip(pieces).enumerate() {
             symbols.start(self, piece);
+            scratch.steps += piece.len() as u64;
             busy[index] = index;
+        }
+        for symbols in &mut scratch.group[..pieces.len()] {
+            symbols.look_up_all(self);
         }
         let mut count = pieces.len();
         while count > 0 {
@@ -228,21 +341,21 @@ impl Merges {
     }
 
     /// n log n. Before a pair is joined, `keep` is asked; if it says no, the pair has to wait until another was joined.
-    pub fn apply_long(
+    fn apply_long(
         &self,
-        piece: &[u8],
+        symbols: &[u32],
         scratch: &mut Scratch,
         mut keep: impl FnMut() -> bool,
         out: &mut Vec<u32>,
     ) {
-        if piece.is_empty() {
+        if symbols.is_empty() {
             return;
         }
-        let n = piece.len() as u32;
+        let n = symbols.len() as u32;
         let Heap { ids, next, previous, queue, waiting } = &mut scratch.heap;
         waiting.clear();
         ids.clear();
-        ids.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
+        ids.extend_from_slice(symbols);
         next.clear();
         next.extend((1..n).chain([NONE]));
         previous.clear();
@@ -250,8 +363,8 @@ impl Merges {
         let entry = |rank: u32, at: u32| Reverse(u64::from(rank) << 32 | u64::from(at));
         let mut entries = std::mem::take(queue).into_vec();
         entries.clear();
-        for (at, pair) in piece.windows(2).enumerate() {
-            let rank = self.rank_of_bytes(pair[0], pair[1]);
+        for (at, pair) in symbols.windows(2).enumerate() {
+            let rank = self.rank(pair[0], pair[1]);
             if rank != NEVER {
                 entries.push(entry(rank, at as u32));
             }
@@ -297,7 +410,7 @@ impl Merges {
         }
         out.extend(ids.iter().filter(|&&id| id != NONE));
         // One huge piece must not hold its memory for ever.
-        if piece.len() > 1 << 20 {
+        if symbols.len() > 1 << 20 {
             scratch.heap = Heap::default();
         }
     }
@@ -341,7 +454,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            merges.insert(left, right, rank as u32, joined);
+            merges.insert(left, right, rank as u32, joined, [1, 1, 2, 2][left as usize]);
         }
         merges
     }
@@ -363,7 +476,7 @@ mod tests {
             let group: Vec<&[u8]> = group.iter().map(Vec::as_slice).collect();
             let mut long: Vec<Vec<u32>> = vec![Vec::new(); group.len()];
             for (piece, ids) in group.iter().zip(&mut long).filter(|(piece, _)| !piece.is_empty()) {
-                merges.apply_long(piece, &mut scratch, || true, ids);
+                merges.apply_with(piece, &mut scratch, || true, ids);
             }
             merges.apply_group(&group, &mut scratch, |index, ids| assert_eq!(long[index], ids, "{group:?}"));
         }

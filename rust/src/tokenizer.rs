@@ -128,7 +128,7 @@ fn known_splits(vocab: &Vocab, byte_ids: [u32; 256], known: &[Split]) -> Option<
         if id != known || token.strip_prefix(front) != Some(back) {
             return None;
         }
-        merges.insert(left, right, id, token);
+        merges.insert(left, right, id, token, front.len());
     }
     Some(merges)
 }
@@ -154,7 +154,8 @@ fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<M
     let numbers = vocab.len().max(pairs.len()) + 1;
     let mut merges = Merges::new(byte_ids, numbers, pairs.len(), if by_id { Vec::new() } else { made });
     for ((index, &(left, right)), id) in (0u32..).zip(pairs).zip(ranks) {
-        merges.insert(left, right, if by_id { id } else { index }, vocab.get(id).unwrap_or_default());
+        let cut = vocab.get(left).map_or(0, <[u8]>::len);
+        merges.insert(left, right, if by_id { id } else { index }, vocab.get(id).unwrap_or_default(), cut);
     }
     Ok(merges)
 }
@@ -183,7 +184,7 @@ fn last_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Option<Merges> {
                 merges.apply_directly(token, &mut scratch, &mut parts);
                 if let [left, right] = parts[..] { Some((left, right)) } else { None }
             })?;
-            merges.insert(left, right, id, token);
+            merges.insert(left, right, id, token, vocab.get(left)?.len());
         }
     }
     Some(merges)
@@ -193,7 +194,7 @@ fn all_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Merges {
     let mut merges = Merges::new(byte_ids, vocab.len() + 1, vocab.len() * 2, Vec::new());
     for (id, token) in vocab.iter() {
         for (left, right) in splits(vocab, token) {
-            merges.insert(left, right, id, token);
+            merges.insert(left, right, id, token, vocab.get(left).map_or(0, <[u8]>::len));
         }
     }
     merges

@@ -1,11 +1,15 @@
-//! Cutting ASCII text 64 bytes at a time.
+//! Cutting text 64 bytes at a time.
 //!
 //! Each class of characters becomes a number of 64 bits, one for each byte of the window, and where pieces begin
 //! follows from arithmetic on these numbers: `letters & !(letters << 1)` are the letters that have no letter before
 //! them, and adding the first bit of a run to the run carries to the place behind it. A window always begins where a
 //! piece begins, so nothing is carried from one to the next, and it is believed only up to the last place that
 //! nothing behind it can change: after a run of letters or of digits. What no window decides, [`Scan`] reads character
-//! by character: anything with a byte above 127 in it, pieces longer than a window, and the end of the text.
+//! by character: pieces longer than a window, the end of the text, digits and white space beyond ASCII, and in the
+//! pattern of o200k everything beyond ASCII.
+//!
+//! All bytes of a character have its class. Most letters beyond ASCII are known by their first byte alone ([`Leads`]);
+//! the other characters are looked up one by one.
 
 use super::scan::{Family, Scan, contraction};
 
@@ -28,13 +32,48 @@ pub struct Classes {
     newline: u64,
     blank: u64,
     quote: u64,
-    /// Not ASCII.
+    /// Not ASCII; once [`Leads::settle`] has looked, only what it left open.
     high: u64,
+}
+
+/// What the bytes of characters beyond ASCII are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leads {
+    /// The second, third and fourth bytes.
+    follow: u64,
+    /// The first bytes of characters of two and of three bytes that are letters whatever follows, but for `signs`: most
+    /// of Latin and Cyrillic; of Chinese and Korean.
+    two: u64,
+    three: u64,
+    /// The second bytes of × and ÷, which stand among letters.
+    signs: u64,
+}
+
+impl Leads {
+    /// Adds to the classes what is beyond ASCII, up to the first digit or white space there, which is left open.
+    #[inline(always)]
+    fn settle(&self, c: &mut Classes, scan: &Scan, text: &str, at: usize) {
+        let signs = self.signs | self.signs >> 1;
+        c.letter |= (self.two | self.two << 1 | self.three | self.three << 1 | self.three << 2) & !signs;
+        let mut rest = c.high & !(self.follow | self.two | self.three);
+        c.high = 0;
+        while rest != 0 {
+            let place = rest.trailing_zeros() as usize;
+            let (bits, is_letter, is_open) = scan.look_up(text, at + place);
+            c.letter |= if is_letter { bits << place } else { 0 };
+            if is_open {
+                c.high = u64::MAX << place;
+                return;
+            }
+            rest &= rest - 1;
+        }
+    }
 }
 
 /// Reads classes from bytes, with the instructions of some processor.
 trait Classify {
     fn classify(window: &[u8; WINDOW]) -> Classes;
+    fn leads(window: &[u8; WINDOW]) -> Leads;
 }
 
 /// Eight bytes at a time in an ordinary register, on any processor.
@@ -70,6 +109,20 @@ impl Classify for Portable {
         }
         let [letter, upper, digit, space, newline, blank, quote, high] = all;
         Classes { letter, upper, digit, space, newline, blank, quote, high }
+    }
+
+    #[inline(always)]
+    fn leads(window: &[u8; WINDOW]) -> Leads {
+        let mut leads = Leads { follow: 0, two: 0, three: 0, signs: 0 };
+        let mut before = 0;
+        for (at, &byte) in window.iter().enumerate() {
+            leads.follow |= u64::from(byte & 0xC0 == 0x80) << at;
+            leads.two |= u64::from(matches!(byte, 0xC3..=0xCA | 0xD0..=0xD1)) << at;
+            leads.three |= u64::from(matches!(byte, 0xE5..=0xE9 | 0xEB..=0xEC)) << at;
+            leads.signs |= u64::from(before == 0xC3 && matches!(byte, 0x97 | 0xB7)) << at;
+            before = byte;
+        }
+        leads
     }
 }
 
@@ -151,14 +204,17 @@ fn fill_with<C: Classify>(
     let bytes = text.as_bytes();
     let (mut at, mut count) = (start, 0);
     while at < bytes.len() && count + WINDOW <= spans.len() {
-        // A word may follow its blank: that is looked at too.
-        if (bytes[at] | bytes.get(at + 1).unwrap_or(&0)) < 128
-            && let Some(window) = bytes[at..].first_chunk::<WINDOW>()
-        {
-            let classes = C::classify(window);
+        if let Some(window) = bytes[at..].first_chunk::<WINDOW>() {
+            let mut classes = C::classify(window);
+            let mut follow = 0;
+            if classes.high != 0 && family != Family::O200k {
+                let leads = C::leads(window);
+                leads.settle(&mut classes, scan, text, at);
+                follow = leads.follow;
+            }
             let (begins, sure) = match family {
                 Family::Gpt2 => gpt2(&classes, window),
-                Family::Cl100k { .. } => cl100k(&classes, window, scan.digits()),
+                Family::Cl100k { .. } => cl100k(&classes, window, follow, scan.digits()),
                 Family::O200k => o200k(&classes, window, scan.digits()),
             };
             if sure > 0 {
@@ -185,8 +241,9 @@ fn fill_with<C: Classify>(
 /// The last place of the window behind a run of letters or digits; 0 if there is none. `but` not there.
 #[inline(always)]
 fn last_sure(c: &Classes, but: u64) -> usize {
-    let known = (c.high & c.high.wrapping_neg()).wrapping_sub(1); // the bytes before the first that is not ASCII
-    let ends = ((c.letter << 1 & !c.letter) | (c.digit << 1 & !c.digit)) & !but & known;
+    let open = c.high & c.high.wrapping_neg(); // the first byte that is not known: white space or a number
+    let known = open.wrapping_sub(1);
+    let ends = ((c.letter << 1 & !c.letter & (known | open)) | (c.digit << 1 & !c.digit & known)) & !but;
     63 - (ends | 1).leading_zeros() as usize
 }
 
@@ -246,9 +303,13 @@ fn gpt2(c: &Classes, window: &[u8; WINDOW]) -> (u64, usize) {
 /// What cl100k and o200k have in common: places where white space and others begin, and the characters that go with
 /// a letter behind them.
 #[inline(always)]
-fn common(c: &Classes, other: u64) -> Common {
+fn common(c: &Classes, other: u64, follow: u64) -> Common {
     // The first of a run of others, without a blank before it, which would go with it.
     let alone = other & !((other | c.blank) << 1);
+    let mut whole = alone; // with the other bytes of that character
+    for _ in 0..3 {
+        whole |= whole << 1 & follow;
+    }
     // Newlines behind others go with them.
     let taken = c.newline & !c.newline.wrapping_add(c.newline & other << 1);
     let space = c.space & !taken;
@@ -266,7 +327,7 @@ fn common(c: &Classes, other: u64) -> Common {
     }
     let first = space & !(space << 1);
     let last = flat & !c.space >> 1;
-    Common { alone, taken, begins: alone | tails | first | last, before_letter: flat | alone }
+    Common { alone, taken, begins: alone | tails | first | last, before_letter: flat | whole }
 }
 
 struct Common {
@@ -277,9 +338,9 @@ struct Common {
 }
 
 #[inline(always)]
-fn cl100k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
+fn cl100k(c: &Classes, window: &[u8; WINDOW], follow: u64, digits: usize) -> (u64, usize) {
     let sure = last_sure(c, 0);
-    let common = common(c, !(c.letter | c.digit | c.space));
+    let common = common(c, !(c.letter | c.digit | c.space), follow);
     let mut begins =
         common.begins | numbers(c.digit, digits) | (c.letter & !((c.letter | common.before_letter) << 1));
     for_each_bit(c.quote & common.alone & c.letter >> 1 & below(sure), |at| {
@@ -293,10 +354,10 @@ fn cl100k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
 
 #[inline(always)]
 fn o200k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
-    // A word may go on behind its letters, with a contraction.
-    let sure = last_sure(c, c.quote);
+    // A word may go on behind its letters, with a contraction, or with letters beyond ASCII.
+    let sure = last_sure(c, c.quote | c.high);
     let other = !(c.letter | c.digit | c.space);
-    let common = common(c, other);
+    let common = common(c, other, 0);
     // Others go on behind newlines with slashes, which is rare: left to the reader of characters.
     let mut slashes = false;
     for_each_bit(common.taken << 1 & other, |at| slashes |= window[at] == b'/');
@@ -361,6 +422,28 @@ mod tests {
         }
     }
 
+    /// With this version of Unicode.
+    #[test]
+    fn leads_that_are_letters() {
+        let table = crate::unicode::table();
+        let mut pure = 0;
+        for c in (0x80..=u32::from(char::MAX)).filter_map(char::from_u32) {
+            let mut window = [b' '; WINDOW];
+            let len = c.encode_utf8(&mut window).len();
+            let leads = Portable::leads(&window);
+            assert_eq!(leads.follow, (1 << len) - 2, "{c:?}");
+            assert_eq!((leads.two | leads.three) & !1, 0, "{c:?}");
+            if leads.two | leads.three != 0 && leads.signs == 0 {
+                assert!(table.of(c) & crate::unicode::LETTER != 0, "{c:?}");
+                assert_eq!(leads.three, u64::from(len == 3), "{c:?}");
+                pure += 1;
+            } else {
+                assert!(leads.signs == 0 || matches!(c, '×' | '÷'), "{c:?}");
+            }
+        }
+        assert_eq!(pure, 8 * 64 - 2 + 2 * 64 + 7 * 4096);
+    }
+
     #[test]
     fn portable_classes() {
         for window in windows() {
@@ -383,15 +466,15 @@ mod tests {
     #[test]
     fn all_processors_agree() {
         #[target_feature(enable = "avx2")]
-        fn avx2(window: &[u8; WINDOW]) -> Classes {
-            x86::Avx2::classify(window)
+        fn avx2(window: &[u8; WINDOW]) -> (Classes, Leads) {
+            (x86::Avx2::classify(window), x86::Avx2::leads(window))
         }
         #[target_feature(enable = "avx512f,avx512bw")]
-        fn avx512(window: &[u8; WINDOW]) -> Classes {
-            x86::Avx512::classify(window)
+        fn avx512(window: &[u8; WINDOW]) -> (Classes, Leads) {
+            (x86::Avx512::classify(window), x86::Avx512::leads(window))
         }
         for window in windows() {
-            let expected = Portable::classify(&window);
+            let expected = (Portable::classify(&window), Portable::leads(&window));
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: asked for in the line above.
                 assert_eq!(unsafe { avx2(&window) }, expected);
