@@ -104,6 +104,12 @@ impl Symbols {
             n += 1;
             self.ids[n] = id;
         });
+        self.begin(merges, n);
+    }
+
+    /// Begins with the `n` symbols from position 1 on.
+    #[inline(always)]
+    fn begin(&mut self, merges: &Merges, n: usize) {
         self.lanes = (n + 16) & !15;
         (self.ids[0], self.ids[n + 1]) = (merges.of_tokens.no_token(), merges.of_tokens.no_token());
         self.alive = u64::MAX >> (62 - n);
@@ -287,7 +293,19 @@ impl Merges {
             let mut symbols = std::mem::take(&mut scratch.symbols);
             symbols.clear();
             self.first_joins(piece, |id| symbols.push(id));
-            self.apply_long(&symbols, scratch, || true, out);
+            if symbols.len() <= SHORT {
+                let few = &mut scratch.group[0];
+                few.ids[1..=symbols.len()].copy_from_slice(&symbols);
+                few.begin(self, symbols.len());
+                few.look_up_all(self);
+                while few.join(self) {
+                    few.look_up(self);
+                    scratch.steps += few.lanes as u64;
+                }
+                out.extend_from_slice(few.finish());
+            } else {
+                self.apply_long(&symbols, scratch, || true, out);
+            }
             scratch.symbols = symbols;
         }
     }
