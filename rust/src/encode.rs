@@ -5,6 +5,9 @@
 //! does one thing to all pieces, without a jump that the processor could guess wrong, and asks for memory long before
 //! the next one needs it.
 
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
+
 use crate::cache::{COUNT_SHIFT, Cache, Few, LongCache, few};
 use crate::error::{Result, Watch};
 use crate::merge::{self, GROUP, Scratch};
@@ -119,7 +122,10 @@ impl Tokenizer {
             batch: Batch::new(),
         });
         let result = work(&mut worker);
-        if let Ok(mut idle) = self.idle.try_lock() {
+        // What a crowd of threads needed once is not kept for ever.
+        if let Ok(mut idle) = self.idle.try_lock()
+            && idle.len() < *CORES.get_or_init(|| available_parallelism().map_or(1, usize::from))
+        {
             idle.push(worker);
         }
         result
@@ -211,7 +217,7 @@ impl Tokenizer {
         let mut finder = Finder { tokenizer: self, cache, long, scratch };
         let mut batches = 0u32;
         splitter.for_each_batch(text, self.rule == Rule::Ranks, |spans| {
-            finder.find(bytes, spans, batch);
+            finder.find(bytes, spans, batch, watch)?;
             each(batch, spans)?;
             batches += 1;
             if batches.is_multiple_of(BATCHES_PER_TICK) {
@@ -250,6 +256,8 @@ impl Tokenizer {
     }
 }
 
+static CORES: OnceLock<usize> = OnceLock::new();
+
 /// About every millisecond.
 const BATCHES_PER_TICK: u32 = 1024;
 
@@ -263,7 +271,7 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     /// Fills `batch` with the ids of the pieces at `spans`, of which there are at most [`BATCH`].
-    fn find(&mut self, text: &[u8], spans: &[Span], batch: &mut Batch) {
+    fn find(&mut self, text: &[u8], spans: &[Span], batch: &mut Batch, watch: &mut dyn Watch) -> Result<()> {
         let lines = self.cache.lines();
         for ((span, key), hash) in spans.iter().zip(&mut batch.keys).zip(&mut batch.hashes) {
             *key = piece::key(text, *span);
@@ -299,7 +307,7 @@ impl Finder<'_> {
             let is_long = long < longs && usize::from(batch.longs[long]) == index;
             let hash = is_long.then(|| batch.long_hashes[long]);
             long += usize::from(is_long);
-            if !self.recall(&text[start..end], index, hash, batch) {
+            if !self.recall(&text[start..end], index, hash, batch, watch)? {
                 new[news] = index;
                 news += 1;
             }
@@ -309,11 +317,19 @@ impl Finder<'_> {
             }
         }
         self.merge(text, spans, &new[..news], batch);
+        Ok(())
     }
 
     /// The ids of a piece that is not at its first place in the cache, if they are known otherwise. Those of a very long
     /// one are found here, too. `long`: its hash, if it belongs to the cache of long ones for sure.
-    fn recall(&mut self, piece: &[u8], index: usize, long: Option<u64>, batch: &mut Batch) -> bool {
+    fn recall(
+        &mut self,
+        piece: &[u8],
+        index: usize,
+        long: Option<u64>,
+        batch: &mut Batch,
+        watch: &mut dyn Watch,
+    ) -> Result<bool> {
         let key = batch.keys[index];
         let Finder { tokenizer, cache, long: longs, scratch } = self;
         let mut hash = long;
@@ -322,7 +338,7 @@ impl Finder<'_> {
                 Some(LONGER) => hash = Some(longs.hash(piece)),
                 Some(ids) => {
                     batch.ids[index] = ids;
-                    return true;
+                    return Ok(true);
                 }
                 None => {}
             }
@@ -331,7 +347,7 @@ impl Finder<'_> {
             && let Some(ids) = longs.find(piece, hash)
         {
             batch.set_many(index, ids);
-            return true;
+            return Ok(true);
         }
         if key == piece::LONG || !cache.seeded {
             let whole = if tokenizer.whole_first() { tokenizer.vocab.id(piece) } else { None };
@@ -342,17 +358,17 @@ impl Finder<'_> {
                 } else {
                     tokenizer.remember(cache, key, batch.hashes[index], few(&[id]));
                 }
-                return true;
+                return Ok(true);
             }
         }
         if piece.len() <= merge::SHORT {
-            return false;
+            return Ok(false);
         }
         let start = batch.many.len();
-        tokenizer.merges.apply(piece, scratch, &mut batch.many);
+        tokenizer.merges.apply(piece, scratch, watch, &mut batch.many)?;
         batch.ids[index] = many(start, batch.many.len());
         longs.insert(piece, longs.hash(piece), &batch.many[start..]);
-        true
+        Ok(true)
     }
 
     /// Merges pieces that were never met, up to [`GROUP`] together.

@@ -1,59 +1,40 @@
 //! Joining the bytes of one piece into tokens: always the pair of the lowest rank, the leftmost of equals.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::sync::OnceLock;
+mod first;
+mod heap;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use crate::backtrack::Backtrack;
+use crate::error::{Result, Watch};
 use crate::pairs::{NEVER, Pairs};
+use first::FirstJoins;
+use heap::Heap;
 
 /// Pieces of up to so many bytes or symbols are merged by looking at all pairs again after each merge.
 pub const SHORT: usize = 62;
 /// From so many bytes on it pays to follow the tokens from left to right, where that is possible.
 const LINEAR: usize = 1 << 10;
+/// Making ready for that takes as long as to merge about so many bytes in the other way.
+const WORTH_IT: usize = 1 << 19;
+
+/// A few milliseconds' worth.
+pub const STEPS_PER_TICK: u64 = 1 << 15;
 
 /// Which neighbours join. The rank of a pair says how early, and what they become.
 pub struct Merges {
     /// The token of each byte.
     byte_ids: [u32; 256],
-    /// About each two bytes. Every piece begins with these, so they have a table without a search.
-    of_bytes: Vec<OfBytes>,
-    /// Does what two bytes become join others only after them, by rank? So it is after training.
-    in_order: bool,
+    first: FirstJoins,
     of_tokens: Pairs,
     /// The token that each rank makes; empty where ranks are ids.
     made: Vec<u32>,
     /// Another way to the same tokens, made when the first long piece comes, if this vocabulary allows it.
     backtrack: OnceLock<Option<Backtrack>>,
-}
-
-/// What there is to know about two bytes side by side, in order to join most of them at once.
-///
-/// Take a pair of bytes whose rank is below that of every pair in which its first byte could be the right one, given
-/// the byte before, and of every pair in which its second byte could be the left one, given the byte behind. Nothing
-/// takes one of the two away before it is their turn to join. If what they become joins nothing before that turn
-/// either ([`Merges::in_order`]), then nobody can tell whether they join now or then. Of the joins of a new piece this
-/// is about half, and no two such pairs share a byte.
-#[derive(Clone, Copy)]
-#[repr(align(16))]
-struct OfBytes {
-    /// Of the pair.
-    rank: u32,
-    /// What it becomes.
-    id: u32,
-    /// The lowest rank of a token that ends with the first byte, and the second one.
-    before: u32,
-    /// The lowest rank of the first byte, and a token that begins with the second one.
-    behind: u32,
-}
-
-impl OfBytes {
-    const NOTHING: Self = OfBytes { rank: NEVER, id: NEVER, before: NEVER, behind: NEVER };
-}
-
-#[inline(always)]
-fn two(a: u8, b: u8) -> usize {
-    usize::from(a) << 8 | usize::from(b)
+    making: Mutex<()>,
+    /// How many bytes of long pieces there were until then.
+    long_bytes: AtomicUsize,
 }
 
 /// Working memory for [`Merges::apply`], kept from one piece to the next.
@@ -95,12 +76,12 @@ impl Default for Symbols {
 }
 
 impl Symbols {
-    /// Begins with the symbols that [`Merges::first_joins`] makes of a piece, of which there are at most [`SHORT`]. Their
+    /// Begins with the symbols that [`FirstJoins::for_each`] makes of a piece, of which there are at most [`SHORT`]. Their
     /// ranks are looked up by [`Symbols::look_up_all`].
     #[inline(always)]
     fn start(&mut self, merges: &Merges, piece: &[u8]) {
         let mut n = 0;
-        merges.first_joins(piece, |id| {
+        merges.first.for_each(piece, &merges.byte_ids, |id| {
             n += 1;
             self.ids[n] = id;
         });
@@ -169,30 +150,18 @@ impl Symbols {
     }
 }
 
-/// A queue of ranks and positions, whose entries may be out of date, and a doubly linked list of symbols.
-#[derive(Default)]
-struct Heap {
-    ids: Vec<u32>,
-    next: Vec<u32>,
-    previous: Vec<u32>,
-    queue: BinaryHeap<Reverse<u64>>,
-    waiting: Vec<Reverse<u64>>,
-}
-
-/// No position: the end of the list, and the id of a symbol that was joined to its left neighbour.
-const NONE: u32 = u32::MAX;
-
 impl Merges {
     /// `numbers`: more than all ids and ranks; `pairs`: about how many there will be. `made`: the token that each rank
     /// makes, or empty if ranks are ids.
     pub fn new(byte_ids: [u32; 256], numbers: usize, pairs: usize, made: Vec<u32>) -> Self {
         Merges {
             byte_ids,
-            of_bytes: vec![OfBytes::NOTHING; 1 << 16],
-            in_order: true,
+            first: FirstJoins::new(),
             of_tokens: Pairs::new(numbers, pairs),
             made,
             backtrack: OnceLock::new(),
+            making: Mutex::new(()),
+            long_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -201,25 +170,7 @@ impl Merges {
     pub fn insert(&mut self, left: u32, right: u32, rank: u32, joined: &[u8], cut: usize) {
         self.of_tokens.insert(left, right, rank);
         let id = self.id(rank);
-        let (front, back) = joined.split_at(cut);
-        if let (&[.., a], &[b]) = (front, back) {
-            let before = &mut self.of_bytes[two(a, b)].before;
-            *before = rank.min(*before);
-        }
-        if let (&[a], &[b, ..]) = (front, back) {
-            let behind = &mut self.of_bytes[two(a, b)].behind;
-            *behind = rank.min(*behind);
-        }
-        for part in [front, back] {
-            if let &[a, b] = part {
-                self.in_order &= self.of_bytes[two(a, b)].rank < rank;
-            }
-        }
-        if let &[a, b] = joined {
-            let pair = &mut self.of_bytes[two(a, b)];
-            self.in_order &= pair.rank == NEVER;
-            (pair.rank, pair.id) = (rank, id);
-        }
+        self.first.insert(joined, cut, rank, id);
     }
 
     /// The rank of a pair, or [`NEVER`].
@@ -233,39 +184,6 @@ impl Merges {
         if self.made.is_empty() { rank } else { self.made[rank as usize] }
     }
 
-    /// Calls `each` with the symbols of a piece from left to right: the pairs of bytes that can be joined at once (see
-    /// [`OfBytes`]), and the other bytes.
-    #[inline(always)]
-    fn first_joins(&self, piece: &[u8], mut each: impl FnMut(u32)) {
-        let pair = |at: usize| match piece.get(at..at + 2) {
-            Some(&[a, b]) => &self.of_bytes[two(a, b)],
-            _ => &OfBytes::NOTHING,
-        };
-        let (mut last, mut this) = (&OfBytes::NOTHING, pair(0));
-        let mut gone = 0; // the second byte of a pair, if that is the first one of the 64
-        for start in (0..piece.len()).step_by(64) {
-            let count = (piece.len() - start).min(64);
-            let mut joins = 0u64;
-            for bit in 0..if self.in_order { count } else { 0 } {
-                let next = pair(start + bit + 1);
-                joins |= u64::from(this.rank < last.before.min(next.behind)) << bit;
-                (last, this) = (this, next);
-            }
-            let mut symbols = u64::MAX >> (64 - count) & !(joins << 1) & !gone;
-            while symbols != 0 {
-                let bit = symbols.trailing_zeros() as usize;
-                let joined = joins >> bit & 1 == 1;
-                each(if joined {
-                    pair(start + bit).id
-                } else {
-                    self.byte_ids[usize::from(piece[start + bit])]
-                });
-                symbols &= symbols - 1;
-            }
-            gone = joins >> 63;
-        }
-    }
-
     pub fn byte_ids(&self) -> &[u32; 256] {
         &self.byte_ids
     }
@@ -276,23 +194,52 @@ impl Merges {
     }
 
     /// Appends the tokens of `piece` to `out`.
-    pub fn apply(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    pub fn apply(
+        &self,
+        piece: &[u8],
+        scratch: &mut Scratch,
+        watch: &mut dyn Watch,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
         if piece.len() >= LINEAR
-            && let Some(backtrack) = self.backtrack.get_or_init(|| Backtrack::new(self))
+            && let Some(backtrack) = self.backtrack(piece.len())
         {
-            return backtrack.apply(self, piece, &mut scratch.steps, out);
+            return backtrack.apply(self, piece, &mut scratch.steps, watch, out);
         }
-        self.apply_directly(piece, scratch, out);
+        self.apply_directly(piece, scratch, watch, out)
+    }
+
+    /// The way from left to right, if it exists and was made, or if enough long pieces came to be worth its making.
+    ///
+    /// Nobody waits while another thread makes it, who may not be there in a forked process.
+    fn backtrack(&self, len: usize) -> Option<&Backtrack> {
+        if let Some(known) = self.backtrack.get() {
+            return known.as_ref();
+        }
+        if self.long_bytes.fetch_add(len, Ordering::Relaxed) + len < WORTH_IT {
+            return None;
+        }
+        let _made_by_one = self.making.try_lock().ok()?;
+        if self.backtrack.get().is_none() {
+            let _ = self.backtrack.set(Backtrack::new(self));
+        }
+        self.backtrack.get()?.as_ref()
     }
 
     /// The same by the definition: merge after merge.
-    pub fn apply_directly(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    pub fn apply_directly(
+        &self,
+        piece: &[u8],
+        scratch: &mut Scratch,
+        watch: &mut dyn Watch,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
         if piece.len() <= SHORT {
             self.apply_group(&[piece], scratch, |_, ids| out.extend_from_slice(ids));
         } else {
             let mut symbols = std::mem::take(&mut scratch.symbols);
             symbols.clear();
-            self.first_joins(piece, |id| symbols.push(id));
+            self.first.for_each(piece, &self.byte_ids, |id| symbols.push(id));
             if symbols.len() <= SHORT {
                 let few = &mut scratch.group[0];
                 few.ids[1..=symbols.len()].copy_from_slice(&symbols);
@@ -304,25 +251,28 @@ impl Merges {
                 }
                 out.extend_from_slice(few.finish());
             } else {
-                self.apply_long(&symbols, scratch, || true, out);
+                scratch.heap.apply(self, &symbols, || true, &mut scratch.steps, watch, out)?;
             }
             scratch.symbols = symbols;
         }
+        Ok(())
     }
 
-    /// Merge after merge, as [`Merges::apply_long`] does with `keep`, from the bytes on.
+    /// Merge after merge, from the bytes on. Before a pair is joined, `keep` is asked: see [`Heap::apply`].
     pub fn apply_with(
         &self,
         piece: &[u8],
         scratch: &mut Scratch,
         keep: impl FnMut() -> bool,
+        watch: &mut dyn Watch,
         out: &mut Vec<u32>,
-    ) {
+    ) -> Result<()> {
         let mut symbols = std::mem::take(&mut scratch.symbols);
         symbols.clear();
         symbols.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
-        self.apply_long(&symbols, scratch, keep, out);
+        scratch.heap.apply(self, &symbols, keep, &mut scratch.steps, watch, out)?;
         scratch.symbols = symbols;
+        Ok(())
     }
 
     /// Calls `each` with the number of a piece and its tokens, for up to [`GROUP`] pieces of at most [`SHORT`] bytes, in
@@ -355,81 +305,6 @@ impl Merges {
             for &index in &busy[..count] {
                 scratch.group[index].look_up(self);
             }
-        }
-    }
-
-    /// n log n. Before a pair is joined, `keep` is asked; if it says no, the pair has to wait until another was joined.
-    fn apply_long(
-        &self,
-        symbols: &[u32],
-        scratch: &mut Scratch,
-        mut keep: impl FnMut() -> bool,
-        out: &mut Vec<u32>,
-    ) {
-        if symbols.is_empty() {
-            return;
-        }
-        let n = symbols.len() as u32;
-        let Heap { ids, next, previous, queue, waiting } = &mut scratch.heap;
-        waiting.clear();
-        ids.clear();
-        ids.extend_from_slice(symbols);
-        next.clear();
-        next.extend((1..n).chain([NONE]));
-        previous.clear();
-        previous.extend([NONE].into_iter().chain(0..n - 1));
-        let entry = |rank: u32, at: u32| Reverse(u64::from(rank) << 32 | u64::from(at));
-        let mut entries = std::mem::take(queue).into_vec();
-        entries.clear();
-        for (at, pair) in symbols.windows(2).enumerate() {
-            let rank = self.rank(pair[0], pair[1]);
-            if rank != NEVER {
-                entries.push(entry(rank, at as u32));
-            }
-        }
-        *queue = BinaryHeap::from(entries);
-        scratch.steps += u64::from(n);
-        while let Some(Reverse(found)) = queue.pop() {
-            scratch.steps += 1;
-            let (rank, at) = ((found >> 32) as u32, found as u32);
-            let left = ids[at as usize];
-            let after = next[at as usize];
-            if left == NONE || after == NONE {
-                continue;
-            }
-            // Is this still the pair that the entry was made for?
-            if self.rank(left, ids[after as usize]) != rank {
-                continue;
-            }
-            if !keep() {
-                waiting.push(Reverse(found));
-                continue;
-            }
-            queue.extend(waiting.drain(..));
-            let id = self.id(rank);
-            ids[at as usize] = id;
-            ids[after as usize] = NONE;
-            let right = next[after as usize];
-            next[at as usize] = right;
-            if right != NONE {
-                previous[right as usize] = at;
-                let rank = self.rank(id, ids[right as usize]);
-                if rank != NEVER {
-                    queue.push(entry(rank, at));
-                }
-            }
-            let before = previous[at as usize];
-            if before != NONE {
-                let rank = self.rank(ids[before as usize], id);
-                if rank != NEVER {
-                    queue.push(entry(rank, before));
-                }
-            }
-        }
-        out.extend(ids.iter().filter(|&&id| id != NONE));
-        // One huge piece must not hold its memory for ever.
-        if symbols.len() > 1 << 20 {
-            scratch.heap = Heap::default();
         }
     }
 }
@@ -494,7 +369,7 @@ mod tests {
             let group: Vec<&[u8]> = group.iter().map(Vec::as_slice).collect();
             let mut long: Vec<Vec<u32>> = vec![Vec::new(); group.len()];
             for (piece, ids) in group.iter().zip(&mut long).filter(|(piece, _)| !piece.is_empty()) {
-                merges.apply_with(piece, &mut scratch, || true, ids);
+                merges.apply_with(piece, &mut scratch, || true, &mut (), ids).unwrap();
             }
             merges.apply_group(&group, &mut scratch, |index, ids| assert_eq!(long[index], ids, "{group:?}"));
         }

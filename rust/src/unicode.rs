@@ -64,10 +64,14 @@ impl Table {
     }
 }
 
-/// The one table, built in a few milliseconds when it is first asked for.
+/// The one table, built in a few milliseconds when it is first asked for. Nobody waits while another thread builds it,
+/// who may not be there in a forked process, but builds one too.
 pub fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
-    TABLE.get_or_init(build)
+    TABLE.get().unwrap_or_else(|| {
+        let _ = TABLE.set(build()); // somebody else's is as good
+        TABLE.get().expect("it was set in the line above")
+    })
 }
 
 fn build() -> Table {
