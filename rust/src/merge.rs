@@ -16,8 +16,8 @@ use heap::Heap;
 pub const SHORT: usize = 62;
 /// From so many bytes on it pays to follow the tokens from left to right, where that is possible.
 const LINEAR: usize = 1 << 10;
-/// Making ready for that takes as long as to merge about so many bytes in the other way.
-const WORTH_IT: usize = 1 << 19;
+/// Making ready for that takes, for each pair, as long as to merge about so many bytes in the other way.
+const WORTH: usize = 5;
 
 /// A few milliseconds' worth.
 pub const STEPS_PER_TICK: u64 = 1 << 15;
@@ -33,8 +33,9 @@ pub struct Merges {
     /// Another way to the same tokens, made when the first long piece comes, if this vocabulary allows it.
     backtrack: OnceLock<Option<Backtrack>>,
     making: Mutex<()>,
-    /// How many bytes of long pieces there were until then.
+    /// How many bytes of long pieces there were until then, and at how many it is made.
     long_bytes: AtomicUsize,
+    worth: usize,
 }
 
 /// Working memory for [`Merges::apply`], kept from one piece to the next.
@@ -162,6 +163,7 @@ impl Merges {
             backtrack: OnceLock::new(),
             making: Mutex::new(()),
             long_bytes: AtomicUsize::new(0),
+            worth: WORTH * pairs,
         }
     }
 
@@ -216,7 +218,7 @@ impl Merges {
         if let Some(known) = self.backtrack.get() {
             return known.as_ref();
         }
-        if self.long_bytes.fetch_add(len, Ordering::Relaxed) + len < WORTH_IT {
+        if self.long_bytes.fetch_add(len, Ordering::Relaxed) + len < self.worth {
             return None;
         }
         let _made_by_one = self.making.try_lock().ok()?;
