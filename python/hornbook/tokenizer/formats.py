@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from .._core import BPE
 from ..errors import TokenizerError
 from .fields import HIGHEST_ID, Field, is_id, parse
 from .huggingface import BYTE_OF_CHAR, config, from_json, spell, to_json, unspell
-from .joins import join
+from .joins import Joins
 from .template import Extras
 
 if TYPE_CHECKING:
@@ -196,15 +196,14 @@ def warn_of_ranks(tokenizer: Exchange) -> None:
     ids, merges = ordinary(tokenizer), tokenizer.merges
     made = [left + right for left, right in merges]
     odd = {late for early, late in pairwise(made) if ids[early] > ids[late]}
-    if tokenizer.rule != "merges" and not odd:
-        ways = sum(t[:cut] in ids and t[cut:] in ids for t in ids for cut in range(1, len(t)))
-        if ways == len(merges):
-            return
+    if tokenizer.rule != "merges" and not odd and _ways(ids) == len(merges):
+        return
     ranks = {pair: rank for rank, pair in enumerate(merges)}
+    joins = Joins(ranks)
     lowest = dict(zip(reversed(made), range(len(made) - 1, -1, -1), strict=True))
     odd |= {token for token in ids if len(token) > 1} - lowest.keys()
     for token, rank in lowest.items():
-        parts = join(token, ranks, below=rank)
+        parts = joins.parts(token, below=rank)
         if len(parts) != 2 or (parts[0], parts[1]) not in ranks:
             odd.add(token)
     if odd:
@@ -213,6 +212,18 @@ def warn_of_ranks(tokenizer: Exchange) -> None:
             "merges do, for instance where the text has %r",
             min(odd, key=lambda token: ids[token]),
         )
+
+
+def _ways(tokens: Collection[bytes]) -> int:
+    """In how many ways a token is two others."""
+    lengths = sorted({len(token) for token in tokens})
+    ways = 0
+    for token in tokens:
+        for cut in lengths:  # not every place: that would take quadratic time for a long token
+            if cut >= len(token):
+                break
+            ways += token[:cut] in tokens and token[cut:] in tokens
+    return ways
 
 
 def ordinary(tokenizer: Exchange) -> dict[bytes, int]:
