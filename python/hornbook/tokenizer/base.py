@@ -142,19 +142,20 @@ def thread_count(wanted: int | None) -> int:
     return wanted
 
 
-def source_of(source: Source, field: str = "text") -> Files | Iterable[str]:
-    """The files to read, or the texts."""
+def source_of(source: Source, field: str = "text", special_tokens: Collection[str] = ()) -> Files | Iterable[str]:
+    """The files to read, or the texts. In plain files <|endoftext|> parts documents if it is a special token."""
+    mark = EOT if EOT in special_tokens else None
     if isinstance(source, (bytes, bytearray)):
         raise DataError("the source is bytes; decode it and pass [text], or pass the path of a file")
     if isinstance(source, (str, os.PathLike)):
         try:
-            return Files([source], field=field)
+            return Files([source], field=field, document_end=mark)
         except DataError as error:
             if exists(source):
                 raise
             raise DataError(f"{error}; a str is read as a path: to train on a text, pass [text]") from None
     if isinstance(source, (list, tuple)) and source and all(isinstance(s, os.PathLike) for s in source):
-        return Files(source, field=field)
+        return Files(source, field=field, document_end=mark)
     if isinstance(source, Iterable):
         return source  # type: ignore[return-value]
     raise DataError(f"the source is {type(source).__name__}; expected a path, a list of Path, or texts")

@@ -69,7 +69,9 @@ class Tokenizer(Exchange):
         """Learns merges from text: count the pre-tokens, then join the most frequent pair again and again.
 
         source: a str or Path is the path of a file or folder, a list of Path several, any other iterable of str is
-            texts. Files are plain text, .jsonl or .parquet, packed as .gz or .zst or not (see `hornbook.documents`).
+            texts. Files are plain text, .jsonl or .parquet, packed as .gz or .zst or not (see `hornbook.documents`). In
+            plain text a line ``<|endoftext|>`` parts documents, and the line breaks around it belong to it; not so
+            if that is no special token here.
             Memory grows with the distinct pre-tokens, not with the text (a plain file is held whole only for
             ``pattern=None`` or an unknown regex). Where a text holds a special token, it is cut there. What was
             counted before (`Counts`) is a source too: ``pattern`` and ``special_tokens`` are then those of the counts.

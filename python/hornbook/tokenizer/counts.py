@@ -74,7 +74,7 @@ class Counts:
         threads = thread_count(num_threads)
         if pattern is not None and not isinstance(pattern, str):
             raise TokenizerError(f"pattern is {pattern!r}; expected a name, a regex, or None for not cutting at all")
-        found = source_of(source, field)
+        found = source_of(source, field, specials)
         if isinstance(found, Files):
             where = (found.described(), found.document_end, found.tables(), found.total_bytes)
         else:

@@ -302,7 +302,7 @@ def _finder(tokens: Collection[str]) -> re.Pattern[str]:
 def _texts(source: Source, special_tokens: Sequence[str]) -> Iterator[str]:
     """The texts of a source, without special tokens. Raises DataError if there is nothing."""
     empty = True
-    for text in source_of(source):
+    for text in source_of(source, special_tokens=special_tokens):
         check_text(text)
         empty = empty and not text
         finder = _finder(special_tokens) if special_tokens else None
