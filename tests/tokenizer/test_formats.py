@@ -326,6 +326,33 @@ def test_bad_vocabularies_are_clear_errors(change, words):
         Tokenizer.from_vocab(vocab, merges)
 
 
+@pytest.mark.parametrize(
+    ("special", "words"),
+    [
+        ({"a": -1}, r"special_tokens\['a'\] is -1: expected a token id"),
+        ({"a": 1 << 40}, r"special_tokens\['a'\] is 1099511627776: expected a token id"),
+        ({"a": "5"}, r"special_tokens\['a'\] is '5': expected a token id"),
+        ({5: 1}, "a special token is a str that is not empty, not 5"),
+        ({"": 300}, "a special token is a str that is not empty"),
+        (["a", 5], "a special token is a str that is not empty, not 5"),
+        (["<a>", "<a>"], "given twice"),
+        (["\ud800"], "half of a surrogate pair"),
+        ("x", r"a sequence of strings; write \('x',\)"),
+        (5, "a sequence of strings, not 5"),
+    ],
+)
+def test_bad_special_tokens_are_clear_errors(special, words, tmp_path):
+    vocab = {i: bytes([i]) for i in range(256)}
+    tok = Tokenizer.from_vocab(vocab, [])
+    with pytest.raises(TokenizerError, match=words):
+        Tokenizer.from_vocab(vocab, [], special)
+    tok.save(tmp_path / "x.tiktoken")
+    tok.save(tmp_path, format="gpt2")
+    for path in (tmp_path / "x.tiktoken", tmp_path / "vocab.json"):
+        with pytest.raises(TokenizerError, match=rf"{path.name}: .*{words}"):
+            Tokenizer.load(path, special_tokens=special)
+
+
 def test_unknown_encodings_and_formats(by_pattern, tmp_path):
     pytest.importorskip("tiktoken")
     with pytest.raises(TokenizerError, match="no encoding"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -113,6 +114,13 @@ def clean(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def places(text: str) -> np.ndarray:
+    """Where in ``text`` each character of ``clean(text)`` begins, and the end: (len(clean(text)) + 1,) int64."""
+    begins = np.ones(len(text) + 1, bool)
+    begins[[pair.start() + 1 for pair in re.finditer("[\ud800-\udbff][\udc00-\udfff]", text)]] = False
+    return np.flatnonzero(begins)
+
+
 def check_text(text: object) -> None:
     """Raises TokenizerError unless ``text`` is a str."""
     if not isinstance(text, str):
@@ -124,10 +132,14 @@ def special_list(tokens: Sequence[str]) -> list[str]:
     """Special tokens, checked."""
     if isinstance(tokens, str):
         raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
+    if not isinstance(tokens, Iterable):
+        raise TokenizerError(f"special_tokens is a sequence of strings, not {tokens!r}")
     out = list(tokens)
     for token in out:
         if not isinstance(token, str) or not token:
             raise TokenizerError(f"a special token is a str that is not empty, not {token!r}")
+        if re.search("[\ud800-\udfff]", token):
+            raise TokenizerError(f"the special token {token!r} holds half of a surrogate pair, which no text does")
     if len(set(out)) < len(out):
         raise TokenizerError(f"a special token is given twice: {out}")
     return out

@@ -122,7 +122,7 @@ class Counts:
         """The n most frequent pre-tokens and their counts; of equally frequent ones the first in the order of bytes."""
         if not isinstance(n, int) or n < 0:
             raise TokenizerError(f"n is {n!r}; how many pre-tokens, a whole number?")
-        return self._core.most_common(n)
+        return self._core.most_common(min(n, len(self)))
 
     @property
     def pattern(self) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from .._core import BPE
 from ..errors import TokenizerError
+from .base import special_list
 from .fields import HIGHEST_ID, Field, is_id, parse
 from .huggingface import BYTE_OF_CHAR, config, from_json, spell, to_json, unspell
 from .joins import Joins
@@ -94,8 +95,7 @@ def from_vocab(
     pattern: str | None,
 ) -> BPE:
     """What `Tokenizer.from_vocab` does."""
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"special_tokens is a sequence of strings; write ({special_tokens!r},)")
+    given = _special(special_tokens)
     if not isinstance(vocab, Mapping):
         raise TokenizerError(
             f"the vocabulary is {type(vocab).__name__}; expected a mapping of ids to bytes or bytes to ids"
@@ -111,11 +111,9 @@ def from_vocab(
     known = dict(pairs)
     following = max(known.values(), default=-1) + 1
     specials: list[tuple[str, int]] = []
-    for token in special_tokens:
-        if not isinstance(token, str):
-            raise TokenizerError(f"a special token is a str, not {token!r}")
-        if isinstance(special_tokens, Mapping):
-            id = special_tokens[token]
+    for token in given:
+        if isinstance(given, dict):
+            id = given[token]
         elif token.encode() in known:
             id = known[token.encode()]
         else:
@@ -246,8 +244,8 @@ def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Sp
             log.warning("%s does not say its pattern: cl100k is assumed; pass pattern= to load", path)
     following: list[str] = []
     if special_tokens is not None:
-        specials = dict(special_tokens) if isinstance(special_tokens, Mapping) else {}
-        following = [] if isinstance(special_tokens, Mapping) else list(special_tokens)
+        given = _special(special_tokens)
+        specials, following = (given, []) if isinstance(given, dict) else ({}, given)
     return BPE.from_ranks(data, list(specials.items()), following, own if pattern == "auto" else pattern)
 
 
@@ -314,16 +312,28 @@ def _ids(content: Field) -> dict[str, int]:
     return content.mapping()
 
 
+def _special(tokens: Sequence[str] | Mapping[str, int]) -> dict[str, int] | list[str]:
+    """Special tokens as they were given, with ids or without, checked."""
+    out = special_list(list(tokens) if isinstance(tokens, Mapping) else tokens)
+    if not isinstance(tokens, Mapping):
+        return out
+    for token, id in tokens.items():
+        if not is_id(id):
+            raise TokenizerError(
+                f"special_tokens[{token!r}] is {id!r}: expected a token id, a whole number from 0 to {HIGHEST_ID}"
+            )
+    return dict(tokens)
+
+
 def _numbered(
     tokens: Sequence[str] | Mapping[str, int], following: int, known: Mapping[str, int] | None = None
 ) -> dict[str, int]:
     """Special tokens with ids: their own, or those known, or the next free ones."""
-    if isinstance(tokens, Mapping):
-        return dict(_ids(Field(dict(tokens), "special_tokens")))
-    if isinstance(tokens, str):
-        raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
+    given = _special(tokens)
+    if isinstance(given, dict):
+        return given
     out: dict[str, int] = {}
-    for token in tokens:
+    for token in given:
         if known and token in known:
             out[token] = known[token]
         else:
