@@ -18,6 +18,7 @@ from .base import special_list
 from .fields import HIGHEST_ID, Field, is_id, parse
 from .huggingface import BYTE_OF_CHAR, config, from_json, spell, to_json, unspell
 from .joins import Joins
+from .ranked import ranked_pattern
 from .template import Extras
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def save(tokenizer: Exchange, path: Path, format: str | None) -> None:
     if format is None:
         format = "tiktoken" if path.suffix == ".tiktoken" else "huggingface"
     if format == "tiktoken":
+        pattern = ranked_pattern(tokenizer._core)
         warn_of_ranks(tokenizer)
         if tokenizer.template is not None:
             log.warning("a .tiktoken file does not hold the template; tokenizer.json does")
@@ -145,7 +147,7 @@ def save(tokenizer: Exchange, path: Path, format: str | None) -> None:
             path.mkdir(parents=True, exist_ok=True)
             path = path / "tokenizer.tiktoken"
         lines = [b"%s %d\n" % (base64.b64encode(token), id) for token, id in ordinary(tokenizer).items()]
-        beside = {"pattern": tokenizer.pattern, "special_tokens": tokenizer.special_tokens}
+        beside = {"pattern": pattern, "special_tokens": tokenizer.special_tokens}
         _write(path.with_name(path.name + ".json"), _json(beside))
         _write(path, b"".join(lines))
     elif format == "gpt2":
