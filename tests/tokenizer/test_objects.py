@@ -155,6 +155,16 @@ def test_characters():
         CharTokenizer.train([""])
 
 
+def test_the_simple_ones_read_the_documents_of_files(tmp_path):
+    eot = "<|endoftext|>"
+    (tmp_path / "f.txt").write_text(f"one\n{eot}\ntwo\n")
+    for cls in (CharTokenizer, WordTokenizer):
+        assert cls.train(tmp_path / "f.txt", special_tokens=["<|unk|>", eot]) == cls.train(
+            ["one", "two"], special_tokens=["<|unk|>", eot]
+        )
+        assert "\n" in cls.train(tmp_path / "f.txt", special_tokens=["<|unk|>"])._units
+
+
 def test_words(tmp_path):
     tok = WordTokenizer.train(["a b a c! a"], vocab_size=4)
     assert [tok.vocab[i] for i in range(4)] == [b" ", b"a", b"!", b"<|unk|>"]

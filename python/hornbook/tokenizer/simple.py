@@ -29,6 +29,7 @@ from .base import (
     check_text,
     clean,
     id_dtype,
+    places,
     plain_ids,
     source_of,
     special_list,
@@ -99,11 +100,15 @@ class _Table:
     def encode_with_offsets(
         self, text: str, unit: Literal["char", "byte"] = "char", **special: Any
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids, and for each the (start, end) of what it stands for: of characters, or of bytes in UTF-8."""
+        """The ids, and for each the (start, end) of what it stands for: of characters, or of bytes in UTF-8.
+
+        Lone surrogates, which UTF-8 does not have, count as the three bytes of U+FFFD."""
         if unit not in ("char", "byte"):
             raise TokenizerError(f"unit is {unit!r}{nearest(str(unit), ['char', 'byte'])}")
         pieces = list(self._pieces(text, special.get("allowed_special", ()), special.get("disallowed_special", "all")))
         ends = list(accumulate(len(piece if unit == "char" else piece.encode()) for _, piece in pieces))
+        if unit == "char" and ends and ends[-1] < len(text):
+            ends = places(text)[ends].tolist()
         return [id for id, _ in pieces], list(zip([0, *ends], ends, strict=False))
 
     def _pieces(self, text: str, allowed: Collection[str], disallowed: Collection[str]) -> Iterator[tuple[int, str]]:
@@ -302,7 +307,7 @@ def _finder(tokens: Collection[str]) -> re.Pattern[str]:
 def _texts(source: Source, special_tokens: Sequence[str]) -> Iterator[str]:
     """The texts of a source, without special tokens. Raises DataError if there is nothing."""
     empty = True
-    for text in source_of(source):
+    for text in source_of(source, special_tokens=special_tokens):
         check_text(text)
         empty = empty and not text
         finder = _finder(special_tokens) if special_tokens else None
