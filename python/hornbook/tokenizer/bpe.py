@@ -81,7 +81,8 @@ class Tokenizer(Exchange):
             counted before (`Counts`) is a source too: ``pattern`` and ``special_tokens`` are then those of the counts.
         vocab_size: how many ids there will be: 256 bytes, the merges, the special tokens, in this order. If the text
             runs out of pairs there are fewer, and a warning is logged.
-        pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex, or None for not at all.
+        pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex (Rust's, with look-around), or None for not
+            at all. Classes of characters such as ``\\p{L}`` are those of Unicode 16.0.
         tie: of pairs that are equally frequent, which goes first. "huggingface": the smaller pair of ids. With it the
             merges equal those of ``tokenizers.trainers.BpeTrainer`` over the full byte alphabet. "raw": the same,
             but a byte counts by its value and not by its id, as rustbpe and tiktoken's vocabularies number them.

@@ -65,7 +65,10 @@ class Exchange:
 
     @property
     def pattern(self) -> str | None:
-        """The name of the pattern, or the regex, or None."""
+        """What text is cut by before merging: "gpt2", "cl100k" or "o200k", a regex, or None for not at all.
+
+        Letters, numbers and white space are those of Unicode 16.0, as in tiktoken: what later versions add is none.
+        """
         return self._core.pattern
 
     @property
