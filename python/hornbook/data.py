@@ -150,7 +150,7 @@ def prepare(
         tokenizer.save(directory)
         manifest = {
             "format": 1,
-            "tokenizer": tokenizer.hash,
+            "tokenizer": load_tokenizer(directory).hash,  # of what lies here: ranks are written as merges
             "vocab_size": tokenizer.vocab_size,
             "eot_id": _eot(tokenizer),
             "source": str(source) if isinstance(source, str | Path | Files) else None,

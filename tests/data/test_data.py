@@ -74,6 +74,16 @@ def test_shards_do_not_depend_on_how_much_is_encoded_at_a_time(
         seen.clear()
 
 
+def test_a_tokenizer_that_follows_ranks_makes_shards(tok: hb.Tokenizer, tmp_path: Path) -> None:
+    """It is written beside them as merges, which give the same ids."""
+    tok.save(tmp_path / "t.tiktoken")
+    ranks = hb.Tokenizer.load(tmp_path / "t.tiktoken")
+    assert ranks.rule == "ranks"
+    data = prepare(TEXTS, ranks, tmp_path / "s", heldout=0)
+    other = prepare(TEXTS, tok, tmp_path / "o", heldout=0)
+    assert data.train.read(0, 10**6).tolist() == other.train.read(0, 10**6).tolist()
+
+
 def test_documents_come_back(tok: hb.Tokenizer) -> None:
     data = hb.TokenData.from_text(TEXTS, tok, heldout=[])
     found = [
