@@ -3,6 +3,7 @@
 import collections
 import itertools
 import threading
+import weakref
 
 import hornbook as hb
 import numpy as np
@@ -68,8 +69,31 @@ def test_streams_give_what_batches_give(tok):
         assert lengths.tolist() == np.diff(offsets).tolist()
         assert (len(parts) > 3) == (chunk < 1000)
     assert list(tok.encode_stream_to_numpy([])) == []
+    with pytest.raises(TokenizerError, match="expected text"):
+        list(tok.encode_stream_to_numpy(["text", None]))
+    with pytest.raises(TokenizerError, match="special token"):
+        list(tok.encode_stream_to_numpy([TEXT]))
     endless = tok.encode_stream_to_numpy(itertools.repeat("word " * 100), chunk_bytes=10_000)
     assert len(next(endless)[1]) == len(next(endless)[1])
+
+
+def test_streams_let_go_of_texts(tok):
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    alive = weakref.WeakSet()
+
+    def texts():
+        for i in range(100):
+            text = Text(f"text {i} " * 100)
+            alive.add(text)
+            yield text
+            del text
+
+    for ids, _ in tok.encode_stream_to_numpy(texts(), chunk_bytes=5000):
+        assert len(ids) > 100
+        assert len(alive) <= 1
+    assert len(alive) == 0
 
 
 def test_big_arrays_are_handed_over_and_may_be_written(tok):
@@ -158,7 +182,7 @@ def test_bad_options_are_clear_errors(tok, options):
 def test_bad_sets_and_sizes_are_clear_errors(tok):
     with pytest.raises(TokenizerError, match="disallowed_special"):
         tok.encode("text", disallowed_special={5})
-    for size in (0, 2**64, "x"):
+    for size in (0, -1, "x"):
         with pytest.raises(TokenizerError, match="chunk_bytes"):
             list(tok.encode_stream_to_numpy(["text"], chunk_bytes=size))
     with pytest.raises(TokenizerError, match="max_token_length"):

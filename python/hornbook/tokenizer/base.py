@@ -45,6 +45,14 @@ class TokenizerLike(Protocol):
     def encode_batch_to_numpy(
         self, texts: Iterable[str], num_threads: int | None = None, *, disallowed_special: Disallowed = "all"
     ) -> tuple[np.ndarray, np.ndarray]: ...
+    def encode_stream_to_numpy(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        disallowed_special: Disallowed = "all",
+        chunk_bytes: int = 1 << 24,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]: ...
     def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]: ...
     def decode(self, ids: Ids, errors: str = "replace") -> str: ...
     def decode_bytes(self, ids: Ids) -> bytes: ...
@@ -126,6 +134,27 @@ def check_text(text: object) -> None:
     if not isinstance(text, str):
         hint = "; decode it first" if isinstance(text, (bytes, bytearray)) else ""
         raise TokenizerError(f"expected text (str), got {type(text).__name__}{hint}")
+
+
+def chunks_of(texts: Iterable[str], chunk_bytes: int) -> Iterator[list[str]]:
+    """Some texts at a time, of about so many characters together; the list is emptied before the next ones are read."""
+    if isinstance(texts, (str, bytes)):
+        raise TokenizerError("expected several texts, got a single one; pass [text]")
+    if not isinstance(chunk_bytes, int) or chunk_bytes < 1:
+        raise TokenizerError(f"chunk_bytes is {chunk_bytes!r}; it is a number of at least 1")
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        check_text(text)
+        chunk.append(text)
+        size += len(text) + 64  # many tiny texts are much, too
+        del text
+        if size >= chunk_bytes:
+            yield chunk
+            chunk.clear()
+            size = 0
+    if chunk:
+        yield chunk
 
 
 def special_list(tokens: Sequence[str]) -> list[str]:

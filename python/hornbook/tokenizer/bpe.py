@@ -20,6 +20,7 @@ from .base import (
     Source,
     StreamDecoder,
     check_text,
+    chunks_of,
     clean,
     id_dtype,
     places,
@@ -221,29 +222,17 @@ class Tokenizer(Exchange):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`encode_batch_to_numpy` of a source that need not fit into memory: (ids, offsets) for some texts at a time.
 
-        ``chunk_bytes``: about how much text is taken at a time, in characters.
+        ``chunk_bytes``: about how much text is taken at a time, in characters. No text is held any longer once its
+        ids are given out, and no Python list of ids is made.
         """
-        if isinstance(texts, (str, bytes)):
-            raise TokenizerError("expected several texts, got a single one; pass [text]")
-        if not _is_size(chunk_bytes, 1):
-            raise TokenizerError(f"chunk_bytes is {chunk_bytes!r}; it is a number of at least 1")
+        special: dict[str, Any] = {"allowed_special": allowed_special, "disallowed_special": disallowed_special}
 
         def encode(chunk: list[str]) -> tuple[np.ndarray, np.ndarray]:
-            return self.encode_batch_to_numpy(
-                chunk, num_threads, allowed_special=allowed_special, disallowed_special=disallowed_special
-            )
+            encoded = self.encode_batch_to_numpy(chunk, num_threads, **special)
+            chunk.clear()
+            return encoded
 
-        chunk: list[str] = []
-        size = 0
-        for text in texts:
-            check_text(text)
-            chunk.append(text)
-            size += len(text) + 64  # many tiny texts are much, too
-            if size >= chunk_bytes:
-                yield encode(chunk)
-                chunk, size = [], 0
-        if chunk:
-            yield encode(chunk)
+        yield from map(encode, chunks_of(texts, chunk_bytes))
 
     def count_tokens(
         self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"

@@ -27,6 +27,7 @@ from .base import (
     Source,
     StreamDecoder,
     check_text,
+    chunks_of,
     clean,
     id_dtype,
     places,
@@ -92,6 +93,19 @@ class _Table:
         batch = self.encode_batch(texts, num_threads, disallowed_special=disallowed_special, **special)
         offsets = np.array([0, *accumulate(map(len, batch))], np.int64)
         return np.array(list(chain.from_iterable(batch)), id_dtype(self.vocab_size)), offsets
+
+    def encode_stream_to_numpy(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        disallowed_special: Disallowed = "all",
+        chunk_bytes: int = 1 << 24,
+        **special: Any,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`encode_batch_to_numpy` for some texts at a time, of about ``chunk_bytes`` characters."""
+        for chunk in chunks_of(texts, chunk_bytes):
+            yield self.encode_batch_to_numpy(chunk, num_threads, disallowed_special=disallowed_special, **special)
 
     def encode_iterable(self, chunks: Iterable[str], **special: Any) -> Iterator[int]:
         """The ids of the text that the chunks make together, which is held whole: these are for learning."""
