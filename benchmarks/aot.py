@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 
 from ..kernels import interpreter
+from .operations import OPERATIONS
+from .timing import FORMATS
 
 # Compute capability → shared memory that one program can have, in bytes. 89 stands for those of 99 KB (86, 89, 120).
 TARGETS = {80: 166_912, 89: 101_376, 90: 232_448}
-FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Each class of attention's launch table: full, and with few channels of a second half, which are read less wide.
-HEAD_DIMS = (16, 24, 32, 40, 48, 64, 72, 80, 128, 256)
+POINTERS = {dtype: name for name, dtype in FORMATS.items()} | {torch.int32: "i32", torch.int64: "i64", torch.bool: "i1"}
 COLUMNS = ["kernel", "shape", "dtype", "target", "registers", "shared", "spilled", "tensor_core", "wide_loads", "loads"]
 
 
@@ -51,37 +51,10 @@ class Example:
 
 def examples() -> Iterator[Example]:
     """One call, forward and backward, of every shape class of every kernel."""
-    from ..kernels import attention, layer_norm, softmax
-
-    def empty(*shape: int, dtype: str, format: str = "") -> Tensor:
-        return torch.empty(shape, dtype=FORMATS[format or dtype], requires_grad=True)
-
-    def back(y: Tensor) -> None:
-        y.backward(torch.empty_like(y))
-
-    for dtype in FORMATS:
-        for width in (*softmax.TABLE, 2 * max(softmax.TABLE)):
-            for causal in (False, True):
-
-                def call(width: int = width, causal: bool = causal, dtype: str = dtype) -> None:
-                    back(softmax.softmax(empty(2, 48, width, dtype=dtype), scale=0.5, causal=causal))
-
-                yield Example("softmax", f"{width} columns{', causal' if causal else ''}", dtype, call)
-        for width in (*layer_norm.TABLE, 2 * max(layer_norm.TABLE)):
-
-            def call(width: int = width, dtype: str = dtype) -> None:
-                weight, bias = (empty(width, dtype=dtype, format="fp32") for _ in range(2))
-                back(layer_norm.layer_norm(empty(48, width, dtype=dtype), weight, bias))
-
-            yield Example("layer_norm", f"{width} columns", dtype, call)
-        for D in HEAD_DIMS:
-            for causal in (False, True)[dtype == "fp32" :]:  # of the format that is not for speed, one is enough
-
-                def call(D: int = D, causal: bool = causal, dtype: str = dtype) -> None:
-                    q, k, v = (empty(2, 48, heads, D, dtype=dtype) for heads in (4, 2, 2))
-                    back(attention.attention(q, k, v, causal=causal))
-
-                yield Example("attention", f"head_dim {D}{', causal' if causal else ''}", dtype, call)
+    for operation in OPERATIONS.values():
+        for dtype in FORMATS:
+            for shape, call in operation.examples(dtype):
+                yield Example(operation.name, shape, dtype, call)
 
 
 @cache
@@ -112,7 +85,7 @@ def arguments(launch: Any) -> tuple[dict[str, str], dict[str, Any], list[str]]:
         if parameter.is_constexpr or (isinstance(value, int) and value == 1):  # Triton compiles a 1 in
             types[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
-            types[name] = "*" + next(n for n, dtype in FORMATS.items() if dtype == value.dtype)
+            types[name] = "*" + POINTERS[value.dtype]
             aligned.append(name)
         elif isinstance(value, float):
             types[name] = "fp32"

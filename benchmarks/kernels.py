@@ -31,7 +31,7 @@ from torch import Tensor
 from .. import files
 from ..errors import ConfigError, nearest
 from . import report, timing
-from .operations import OPERATIONS, Case, Function, Operation, Shape, implementation
+from .operations import OPERATIONS, Case, Function, Operation, Shape, implementation, results
 
 NAMES = ("reference", "torch", "torch.compile", "composed", "fused", "Liger", "QuACK")
 PEERS = ("torch", "torch.compile", "Liger", "QuACK")
@@ -150,14 +150,15 @@ def measure_case(
     tensors = case.tensors(device)
     if on_gpu:
         torch.compiler.reset()  # each shape is compiled anew, as a program with that shape would
-    options, dy, errors = case.options, None, {}
+    options, errors = case.options, {}
+    dys: list[Tensor] = []
     for name, f in list(found.items()):
         try:
-            y = f(*tensors, **options)
-            dy = torch.randn(y.shape, device=device, dtype=y.dtype) if dy is None else dy
+            ys = results(f(*tensors, **options))
+            dys = dys or [upstream(y) for y in ys]
             if name != "reference":
-                errors[name] = case.operation.error(case, tensors, dy, y, torch.autograd.grad(y, tensors, dy))
-            del y
+                errors[name] = case.operation.error(case, tensors, dys, ys, gradients(ys, tensors, dys))
+            del ys
         except Exception as error:  # whatever another library or a compiler does, the others are still timed
             notes[name] = report.because(error)
             del found[name]
@@ -169,7 +170,7 @@ def measure_case(
                     del found[name]
 
     rows = []
-    for direction in ("forward", "backward"):
+    for direction in case.operation.directions:
         calls: dict[str, timing.Call] = {}
         memory: dict[str, int] = {}
         said = dict(notes)
@@ -177,7 +178,7 @@ def measure_case(
         for name in sorted(found, key=lambda name: name in MATRICES):
             try:
                 f = found[name]
-                call = _call(f, tensors, options, dy if direction == "backward" else None)
+                call = _call(f, tensors, options, dys, direction)
                 measure(call)
                 memory |= {name: timing.peak_memory(call)} if on_gpu else {}
                 calls[name] = call
@@ -199,12 +200,30 @@ def measure_case(
     return rows
 
 
-def _call(f: Function, tensors: list[Tensor], options: dict[str, Any], dy: Tensor | None) -> timing.Call:
-    """Forward, or backward through a graph that is made now, where ``dy`` is given."""
-    if dy is None:
-        return lambda: f(*tensors, **options)
-    y = f(*tensors, **options)
-    return lambda: torch.autograd.grad(y, tensors, dy, retain_graph=True)
+def upstream(y: Tensor) -> Tensor:
+    """A gradient of a result, to begin the way back with: of a loss 1, else normally distributed."""
+    return torch.ones_like(y) if y.dim() == 0 else torch.randn_like(y)
+
+
+def gradients(ys: Sequence[Tensor], tensors: list[Tensor], dys: list[Tensor], keep: bool = False) -> tuple[Tensor, ...]:
+    """Of the inputs that want one; none if the results have none."""
+    if not any(y.requires_grad for y in ys):
+        return ()
+    return torch.autograd.grad(ys, [t for t in tensors if t.requires_grad], dys, retain_graph=keep)
+
+
+def _call(
+    f: Function, tensors: list[Tensor], options: dict[str, Any], dys: list[Tensor], direction: str
+) -> timing.Call:
+    """Forward; or backward through a graph that is made now; or both."""
+    match direction:
+        case "forward":
+            return lambda: f(*tensors, **options)
+        case "both":
+            return lambda: gradients(results(f(*tensors, **options)), tensors, dys)
+        case _:
+            ys = results(f(*tensors, **options))
+            return lambda: gradients(ys, tensors, dys, keep=True)
 
 
 def row(
@@ -217,7 +236,7 @@ def row(
     notes: dict[str, str],
 ) -> dict[str, Any]:
     """One line of the result: the floor, who took how long, and how ``fused`` compares."""
-    size, flops = case.work(direction == "backward")
+    size, flops = case.work(direction)
     floors = {"memory": size / limits["copy"], "matmul": flops / limits["matmul"][case.dtype] if flops else 0.0}
     limit = max(floors, key=lambda name: floors[name])
     floor = floors[limit] * 1000  # ms
@@ -254,10 +273,12 @@ def overheads(operation: Operation, names: Sequence[str], dtype: str = "bf16") -
     tensors, result = case.tensors("cuda"), {}
     for name, f in functions(case, names)[0].items():
         try:
-            dy = torch.randn_like(f(*tensors, **case.options))
+            dys = [upstream(y) for y in results(f(*tensors, **case.options))]
             result[name] = {
-                direction: timing.launch_overhead(_call(f, tensors, case.options, given), torch.cuda.synchronize)
-                for direction, given in (("forward", None), ("backward", dy))
+                direction: timing.launch_overhead(
+                    _call(f, tensors, case.options, dys, direction), torch.cuda.synchronize
+                )
+                for direction in operation.directions
             }
         except Exception as error:
             report.note(f"{operation.name}: launch overhead of {name}: {report.because(error)}")
@@ -299,7 +320,7 @@ def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
             rows = measure_case(case, measure, limits, names=names, seconds=0.3 if quick else 1.0)
         except Exception as error:  # out of memory for the inputs themselves, or a GPU that has given up
             notes = {"all": report.because(error)}
-            rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in ("forward", "backward")]
+            rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in case.operation.directions]
         result["rows"] += rows
         for r in rows:
             if slow:
@@ -390,7 +411,7 @@ def markdown(result: dict[str, Any]) -> str:
     )
     if found := result.get("overhead_us"):
         names = [name for name in NAMES if any(name in of for of in found.values())]
-        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward:\n\n"
+        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward (or both):\n\n"
         text += report.table(
             ["operation", *names],
             [

@@ -35,6 +35,7 @@ from . import native
 from .errors import ConfigError, nearest
 
 OPERATIONS = (
+    "add_norm",
     "attention",
     "cross_entropy",
     "gelu",
@@ -43,6 +44,7 @@ OPERATIONS = (
     "relu2",
     "rms_norm",
     "rope",
+    "sample_logits",
     "softmax",
     "swiglu",
 )
@@ -269,17 +271,44 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
 # The operations. `reference/` says what each one means and which shapes it takes.
 
 
+def add_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    norm: str = "layer_norm",
+) -> tuple[Tensor, Tensor]:
+    _known("norm", norm, ("layer_norm", "rms_norm"))
+    return _run("add_norm", x, residual, weight, bias, eps, norm=norm)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
     return _run("attention", q, k, v, causal=causal, scale=scale)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-    _known_reduction(reduction)
-    return _run("cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction)
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    _known("reduction", reduction, REDUCTIONS)
+    return _run(
+        "cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, inplace=inplace,
+    )  # fmt: skip
 
 
-def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    return _run("gelu", x, approximate=approximate)
+def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "none") -> Tensor:
+    _known("approximate", approximate, ("none", "tanh"))
+    return _run("gelu", x, bias, approximate=approximate)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -287,32 +316,58 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
 ) -> Tensor:
-    _known_reduction(reduction)
-    return _run("linear_cross_entropy", x, weight, targets, ignore_index=ignore_index, reduction=reduction)
+    _known("reduction", reduction, REDUCTIONS)
+    return _run(
+        "linear_cross_entropy", x, weight, targets, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap,
+    )  # fmt: skip
 
 
-def relu2(x: Tensor) -> Tensor:
-    return _run("relu2", x)
+def relu2(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _run("relu2", x, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     return _run("rms_norm", x, weight, bias, eps)
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return _run("rope", x, cos, sin)
+def rope(x: Tensor, cos: Tensor, sin: Tensor, *, positions: Tensor | None = None, interleaved: bool = False) -> Tensor:
+    return _run("rope", x, cos, sin, positions=positions, interleaved=interleaved)
+
+
+def sample_logits(
+    logits: Tensor,
+    uniform: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Tensor:
+    return _run("sample_logits", logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
 def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
     return _run("softmax", x, scale=scale, causal=causal)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
     return _run("swiglu", gate, up)
 
 
-def _known_reduction(name: str) -> None:
-    if name not in ("mean", "sum", "none"):
-        raise ConfigError(f"reduction is 'mean', 'sum' or 'none', not {name!r}")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _known(what: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise ConfigError(f"{what} is one of {', '.join(map(repr, names))}, not {name!r}{nearest(name, names)}")

@@ -14,7 +14,7 @@ import torch
 from hornbook import ops
 from hornbook.benchmarks import aot, kernels, operations, timing
 from hornbook.benchmarks import model as model_
-from hornbook.benchmarks.operations import OPERATIONS, Case
+from hornbook.benchmarks.operations import OPERATIONS, Case, softmax
 from hornbook.cli import main
 from hornbook.errors import ConfigError
 
@@ -43,14 +43,14 @@ def case(operation: str, form: str, shape: tuple[int, ...], dtype: str = "fp32")
     ],
 )
 def test_least_work(operation: str, form: str, shape: tuple[int, ...], forward: Any, backward: Any) -> None:
-    assert case(operation, form, shape).work(False) == forward
-    assert case(operation, form, shape).work(True) == backward
-    assert case(operation, form, shape, "bf16").work(False)[0] == forward[0] / 2
+    assert case(operation, form, shape).work("forward") == forward
+    assert case(operation, form, shape).work("backward") == backward
+    assert case(operation, form, shape, "bf16").work("forward")[0] == forward[0] / 2
 
 
 @pytest.mark.parametrize(("T_q", "T_k"), [(1, 1), (1, 7), (4, 4), (3, 11)])
 def test_pairs_are_those_of_the_mask(T_q: int, T_k: int) -> None:
-    assert operations.pairs_seen(T_q, T_k) == torch.ones(T_q, T_k).tril(T_k - T_q).sum()
+    assert softmax.pairs_seen(T_q, T_k) == torch.ones(T_q, T_k).tril(T_k - T_q).sum()
 
 
 def test_the_higher_floor_counts() -> None:

@@ -15,8 +15,7 @@ from hornbook.kernels import interpreter
 from hornbook.reference.relu2 import relu2 as reference_relu2
 
 from . import harness
-from .harness import Case, Operation
-from .operations import WIDTHS
+from .harness import WIDTHS, Case, Operation
 from .test_harness import DEVICE, load
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"

@@ -1,0 +1,29 @@
+"""What there is to know about each operation in order to time it: shapes, the least work, how to check, who has it.
+
+One file an operation; `kernels` does the timing, and `aot` compiles their examples without a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from . import attention, base, layer_norm, softmax
+from .base import Case, Function, Operation, Shape, results
+
+OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention)}
+
+__all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
+
+
+def implementation(name: str, operation: str) -> Function:
+    """The function of that name, imported now.
+
+    Raises:
+        ImportError: for a library that is not there, and KeyError for one that does not have the operation.
+    """
+    if name not in ("Liger", "QuACK"):
+        return base.implementation(name, operation)
+    module, attribute, more = OPERATIONS[operation].peers[name]
+    found = getattr(importlib.import_module(module), attribute)
+    call = getattr(found, "apply", found)
+    return lambda *inputs: call(*inputs, *more)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .base import Operation, Shape, back, empty, rows_error
+
+
+def layer_norm_work(shape: Shape, form: str, direction: str, size: int) -> tuple[int, int]:
+    """x and y with weight and bias; backward x, dy and dx with weight and two gradients of parameters."""
+    rows, columns = shape
+    return ((3 * rows + 3) if direction == "backward" else (2 * rows + 2)) * columns * size, 0
+
+
+def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    from ...kernels import layer_norm
+
+    for width in (*layer_norm.TABLE, 2 * max(layer_norm.TABLE)):
+
+        def call(width: int = width) -> None:
+            weight, bias = (empty(width, dtype="fp32") for _ in range(2))
+            back(layer_norm.layer_norm(empty(48, width, dtype=dtype), weight, bias))
+
+        yield f"{width} columns", call
+
+
+OPERATION = Operation(
+    "layer_norm", "ROWSxCOLUMNS", ((262144, 768), (131072, 1600), (32768, 8192), (8192, 32768)),
+    ((262144, 768), (32768, 4096)), (64, 256), {"": {}},
+    lambda shape, form: [shape, shape[1:], shape[1:]], layer_norm_work, rows_error,
+    {"Liger": ("liger_kernel.ops.layer_norm", "LigerLayerNormFunction", (1e-5,))},
+    examples,
+)  # fmt: skip
