@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 
-from . import attention, base, layer_norm, softmax
+from . import add_norm, attention, base, layer_norm, rms_norm, softmax
 from .base import Case, Function, Operation, Shape, results
 
-OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention)}
+OPERATIONS = {
+    module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, rms_norm, add_norm, attention)
+}
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
 

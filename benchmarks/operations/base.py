@@ -57,6 +57,8 @@ class Operation:
     examples: Callable[[str], Iterator[tuple[str, Callable[[], Any]]]]
     """number format → for each shape class of the kernels, its name and a call on small tensors, forward and backward,
     whose launches are compiled ahead of time"""
+    peer_forms: tuple[str, ...] | None = None
+    """the forms that ``peers`` have; all but "causal" if not given"""
     directions: tuple[str, ...] = ("forward", "backward")
     """what is timed: "forward", "backward", or "both" in one go where most of the way back is done on the way forth"""
 
@@ -93,6 +95,11 @@ class Case:
     def work(self, direction: str) -> tuple[int, int]:
         """Bytes to move and operations in products of matrices, at least."""
         return self.operation.work(self.shape, self.form, direction, FORMATS[self.dtype].itemsize)
+
+    def has(self, library: str) -> bool:
+        """Whether a library has the operation in this form."""
+        forms = self.operation.peer_forms
+        return library in self.operation.peers and (self.form != "causal" if forms is None else self.form in forms)
 
     def matrix_bytes(self) -> int:
         """Bytes of one matrix of weights, of all heads, in fp32; 0 for an operation without one."""

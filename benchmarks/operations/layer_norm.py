@@ -5,6 +5,12 @@ from typing import Any
 
 from .base import Operation, Shape, back, empty, rows_error
 
+# At least 256 MB of bf16 each; the last three are GPT-2 XL's, a Llama's, and rows that are not held whole.
+SHAPES = (
+    (262144, 768), (131072, 1024), (65536, 2048), (32768, 4096), (16384, 8192), (8192, 16384),
+    (131072, 1600), (32768, 5120), (8192, 32768),
+)  # fmt: skip
+
 
 def layer_norm_work(shape: Shape, form: str, direction: str, size: int) -> tuple[int, int]:
     """x and y with weight and bias; backward x, dy and dx with weight and two gradients of parameters."""
@@ -13,20 +19,19 @@ def layer_norm_work(shape: Shape, form: str, direction: str, size: int) -> tuple
 
 
 def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    from ...kernels import layer_norm
+    from ...kernels import layer_norm, norms
 
-    for width in (*layer_norm.TABLE, 2 * max(layer_norm.TABLE)):
+    for width in (*norms.TABLE, 768, 1600, 5120, 2 * max(norms.TABLE)):
 
         def call(width: int = width) -> None:
             weight, bias = (empty(width, dtype="fp32") for _ in range(2))
-            back(layer_norm.layer_norm(empty(48, width, dtype=dtype), weight, bias))
+            back(layer_norm.layer_norm(empty(96, width, dtype=dtype), weight, bias))
 
         yield f"{width} columns", call
 
 
 OPERATION = Operation(
-    "layer_norm", "ROWSxCOLUMNS", ((262144, 768), (131072, 1600), (32768, 8192), (8192, 32768)),
-    ((262144, 768), (32768, 4096)), (64, 256), {"": {}},
+    "layer_norm", "ROWSxCOLUMNS", SHAPES, (SHAPES[0], SHAPES[3]), (64, 256), {"": {}},
     lambda shape, form: [shape, shape[1:], shape[1:]], layer_norm_work, rows_error,
     {"Liger": ("liger_kernel.ops.layer_norm", "LigerLayerNormFunction", (1e-5,))},
     examples,

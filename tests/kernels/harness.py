@@ -90,6 +90,7 @@ class Operation:
     cases: list[Case]
     empty: list[Case]
     typical: Case  # for the checks that are not about numbers
+    files: tuple[str, ...] = ()  # of kernels/, that it shares with others; each before those that import it
 
     def __str__(self) -> str:
         return self.name

@@ -30,7 +30,7 @@ def head_dim(row: dict[str, Any]) -> int:
 def test_everything_compiles(rows: list[dict[str, Any]]) -> None:
     assert not [f"{name(r)}: {r['error']}" for r in rows if "error" in r]
     assert {r["target"] for r in rows} == set(aot.TARGETS)
-    assert {r["operation"] for r in rows} == {"attention", "layer_norm", "softmax"}
+    assert {r["operation"] for r in rows} == {"add_norm", "attention", "layer_norm", "rms_norm", "softmax"}
 
 
 def test_shared_memory_fits(rows: list[dict[str, Any]]) -> None:
@@ -58,9 +58,9 @@ def test_products_of_matrices_run_on_tensor_cores(rows: list[dict[str, Any]]) ->
 
 def test_rows_are_read_and_written_in_wide_pieces(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        if row["operation"] in ("softmax", "layer_norm") and row["kernel"] != "layer_norm_dparameters":
+        if row["operation"] in ("add_norm", "layer_norm", "rms_norm", "softmax"):
             assert row["wide_loads"], name(row)
-            assert row["wide_stores"], name(row)
+            assert row["wide_stores"] or row["kernel"] == "norm_sum_parts", name(row)  # which stores next to nothing
 
 
 def test_the_committed_table_is_of_these_kernels(rows: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from hornbook.kernels import interpreter
 
 from . import harness
 from .harness import Operation
-from .operations import ATTENTION, LAYER_NORM, OPERATIONS, SOFTMAX
+from .operations import ADD_NORM, ATTENTION, LAYER_NORM, OPERATIONS, RMS_NORM, SOFTMAX
 
 DEVICE = "cpu" if interpreter.is_on() else "cuda"
 
@@ -24,47 +24,54 @@ DEVICE = "cpu" if interpreter.is_on() else "cuda"
 PLANTS = {
     "a wrong mask": (ATTENTION, "j[None, :] <= i[:, None] + (T_k - T_q)", "j[None, :] < i[:, None] + (T_k - T_q)"),
     "a missing scale": (SOFTMAX, "dx = scale * y * (dy", "dx = y * (dy"),
-    "an unmasked tail": (LAYER_NORM, "tl.where(inside, x - mean[:, None], 0.0)", "x - mean[:, None]"),
+    "an unmasked tail": (LAYER_NORM, "c = tl.where(k * BLOCK + tl.arange(0, BLOCK)[None, :] < n_cols, c, 0.0)", "c += 0"),
     "bf16 accumulation": (
         ATTENTION,
         "acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)",
         "acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT).to(tl.bfloat16).to(tl.float32)",
     ),
-    "a dropped gradient term": (
-        LAYER_NORM,
-        "dx = r * (g - mean_g - x_hat * mean_gx)",
-        "dx = r * (g - x_hat * mean_gx)",
-    ),
+    "a dropped gradient term": (LAYER_NORM, "d -= mean_g", "d -= 0 * mean_g"),
     "no maximum": (SOFTMAX, "tl.exp(s - m[:, None])", "tl.exp(s)"),
     "a variance that cancels": (
         LAYER_NORM,
-        "tl.sum(centred * centred, axis=1) / n_cols",
-        "(tl.sum(x * x, axis=1) / n_cols - mean * mean)",
+        "norms.total_of_squares(x, PIECES) / n_cols + eps)",
+        "norms.total_of_squares(norms.read(X, row, n_rows, n_cols, BLOCK, PIECES), PIECES) / n_cols - mean * mean + eps)",
     ),
     "a load without its mask": (SOFTMAX, "x = tl.load(X + at, mask=inside, other=0.0)", "x = tl.load(X + at)"),
     "a store without its mask": (
         LAYER_NORM,
-        "tl.store(Mean + row, mean, mask=row < n_rows)",
-        "tl.store(Mean + row, mean)",
+        "tl.store(Statistics + n_rows + row, mean, mask=row < n_rows)",
+        "tl.store(Statistics + n_rows + row, mean)",
     ),
+    "a mean over the block": (RMS_NORM, "PIECES) / n_cols + eps)", "PIECES) / (BLOCK * PIECES) + eps)"),
+    "a missing eps": (RMS_NORM, "PIECES) / n_cols + eps)", "PIECES) / n_cols)"),
+    "a part that is not added up": (RMS_NORM, "(part < parts) & ", "(part < parts - 1) & "),
+    "a row too many": (RMS_NORM, "inside = row < n_rows\n", "inside = row <= n_rows\n"),
+    "a sum in the wrong format": (ADD_NORM, "x[k].to(tl.float32)).to(H.", "x[k].to(tl.float32)).to(X."),
+    "a gradient of the sum that is left out": (ADD_NORM, "dx += dh[k].to(tl.float32)", "dx += 0 * dh[k].to(tl.float32)"),
 }
 # The same for what `check_strided` is to notice.
 DENSE_ONLY = {
     "softmax": (SOFTMAX, "dy = dy.contiguous()", "dy = dy"),
     "layer_norm": (LAYER_NORM, "dy.contiguous()", "dy"),
+    "add_norm": (ADD_NORM, "dh.contiguous()", "dh"),
     "attention": (ATTENTION, "do = do.contiguous()", "do = do"),
 }
 
 
 def changed(operation: Operation, before: str, after: str, folder: Path) -> Operation:
-    """The operation with its kernel's source changed, registered with PyTorch under another name."""
-    file = Path(hornbook.kernels.__path__[0]) / f"{operation.name}.py"
-    source = file.read_text(encoding="utf-8")
-    assert before in source, f"{file.name} no longer says {before!r}: plant the mistake where it now belongs"
-    name = f"planted_{abs(hash((before, after)))}"
-    source = re.sub(r'(library\.operator\(\s*")', rf"\1{name}_", source.replace(before, after))
-    (folder / f"{name}.py").write_text(source, encoding="utf-8")
-    return dataclasses.replace(operation, fused=getattr(load(folder / f"{name}.py"), operation.name))
+    """The operation with its kernels' source changed, registered with PyTorch under another name."""
+    files = [*operation.files, operation.name]
+    sources = [(Path(hornbook.kernels.__path__[0]) / f"{file}.py").read_text(encoding="utf-8") for file in files]
+    assert any(before in s for s in sources), f"{files} no longer say {before!r}: plant the mistake where it now belongs"
+    prefix = f"planted_{operation.name}_{abs(hash((before, after)))}_"
+    with pytest.MonkeyPatch.context() as patch:
+        for file, source in zip(files, sources, strict=True):
+            source = re.sub(r'(library\.operator\(\s*")', rf"\1{prefix}", source.replace(before, after))
+            (folder / f"{prefix}{file}.py").write_text(source, encoding="utf-8")
+            module = load(folder / f"{prefix}{file}.py")
+            patch.setattr(hornbook.kernels, file, module)  # which is what the next file imports
+    return dataclasses.replace(operation, fused=getattr(module, operation.name))
 
 
 def load(path: Path) -> ModuleType:
@@ -119,7 +126,7 @@ def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
 def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:
     for operation in OPERATIONS:
         assert not is_caught(dataclasses.replace(operation, cases=[operation.typical]))
-        same = changed(operation, "from . import library", "from . import library  # the same", tmp_path)
+        same = changed(operation, "import torch\n", "import torch  # the same\n", tmp_path)
         harness.check_accuracy(same, operation.typical, torch.float32, DEVICE)
 
 

@@ -56,8 +56,10 @@ def same(config: hb.GPTConfig, data: hb.TokenData, device: str) -> None:
         if choice == "fused":
             assert library.launches["attention_forward"] == STEPS * config.n_layer
             assert library.launches["attention_backward_q"] == STEPS * config.n_layer
-            norms = library.launches["layer_norm_rows"], library.launches["layer_norm_dx_rows"]
-            assert set(norms) == {STEPS * (2 * config.n_layer + 1) * (config.norm == "layernorm")}
+            first = "layer_norm_rows" if config.norm == "layernorm" else "rms_norm_rows"
+            assert library.launches[first] >= STEPS  # more if queries and keys are normalised, too
+            assert library.launches["add_norm_rows"] == STEPS * 2 * config.n_layer
+            assert library.launches["norm_backward_rows"] == library.launches[first] + STEPS * 2 * config.n_layer
     assert library.launches["softmax_rows"] == library.launches["softmax_backward_rows"] == STEPS * config.n_layer
     losses, gradients = results.pop("reference")
     assert losses[-1] < losses[0] - 0.2
@@ -116,9 +118,9 @@ def test_the_command_trains_with_kernels(data: hb.TokenData, tmp_path: Path) -> 
     train = ["train", "--data", "shards", "--steps", 2, "--batch-size", 1, "--eval-every", 0, *shape.split()]
     said = hornbook(*train, "--out", "a", HORNBOOK_KERNELS="fused")
     assert "interpreter" in said
-    assert "kernels: torch (fused: attention, layer_norm, softmax); asked for: fused" in said
+    assert "kernels: torch (fused: add_norm, attention, layer_norm, rms_norm, softmax); asked for: fused" in said
     said = hornbook(*train, "--out", "b", "--kernels", "fused,attention=composed")
-    assert "composed: attention; fused: layer_norm, softmax" in said
+    assert "composed: attention; fused: add_norm, layer_norm, rms_norm, softmax" in said
     hornbook(*train, "--out", "c", "--kernels", "reference")
     losses = [[e["loss"] for e in read(tmp_path / run / "log.jsonl")] for run in "abc"]
     assert losses[0] == pytest.approx(losses[2], rel=1e-4)

@@ -53,6 +53,8 @@ def test_kernels_are_what_is_called() -> None:
         ("attention", "composed", lambda: ops.attention(q, q, q), "softmax_rows"),
         ("softmax", "fused", lambda: ops.softmax(q), "softmax_rows"),
         ("layer_norm", "fused", lambda: ops.layer_norm(q), "layer_norm_rows"),
+        ("rms_norm", "fused", lambda: ops.rms_norm(q), "rms_norm_rows"),
+        ("add_norm", "fused", lambda: ops.add_norm(q, q)[0], "add_norm_rows"),
     ):
         before = library.launches[kernel]
         with use_kernels("reference", **{choice: op}):
@@ -66,7 +68,7 @@ def test_every_file_of_kernels_is_known() -> None:
     import hornbook.kernels
 
     files = {path.stem for folder in hornbook.kernels.__path__ for path in Path(folder).glob("*.py")}
-    assert files - {"__init__", "interpreter", "library"} == ops.KERNELS
+    assert files - {"__init__", "interpreter", "library", "norms", "norms_backward"} == ops.KERNELS
     assert set(ops.OPERATIONS) >= ops.KERNELS
 
 
@@ -223,7 +225,7 @@ def test_fused_where_there_is_no_kernel(caplog: pytest.LogCaptureFixture) -> Non
         ops.gelu(torch.ones(1))
         ops.decide()
         lines = [r.getMessage() for r in caplog.records]
-    assert lines.count("kernels: torch (fused: attention, layer_norm, softmax); asked for: fused") == 1
+    assert lines.count("kernels: torch (fused: add_norm, attention, layer_norm, rms_norm, softmax); asked for: fused") == 1
     assert sum("interpreter" in line for line in lines) == 1
     with pytest.raises(ConfigError, match="gelu has no kernel"):
         use_kernels(gelu="fused")

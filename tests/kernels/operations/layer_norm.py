@@ -6,26 +6,33 @@ from hornbook.reference.layer_norm import layer_norm as reference_layer_norm
 
 from ..harness import WIDTHS, Case, Operation
 
-SUMS = "layer_norm_dparameters"
+SUMS = "norm_sum_parts"
+BACKWARD = ("norm_backward_rows|norm_backward_columns", SUMS)
+FILES = ("norms", "norms_backward")
+
 LAYER_NORM = Operation(
     name="layer_norm",
     fused=layer_norm.layer_norm,
     reference=reference_layer_norm,
     torch=native.layer_norm,
-    forward=("layer_norm_rows|layer_norm_long_row",),
-    backward=("layer_norm_dx_rows|layer_norm_dx_long_row", SUMS),
+    forward=("layer_norm_rows|norm_long_row",),
+    backward=BACKWARD,
     cases=[
         *(Case({"x": (3, width), "weight": (width,), "bias": (width,)}) for width in WIDTHS if width > 1),
         Case({"x": (5, 1), "weight": (1,), "bias": (1,)}, {"eps": 0.5}),
         Case({"x": (2, 50, 65), "weight": None, "bias": None}, without=(SUMS,)),
         Case({"x": (9, 65), "weight": (65,), "bias": (65,)}, plus=1000.0),  # far from 0, where sums of squares are lost
-        Case({"x": (3, 9000), "weight": (9000,), "bias": (9000,)}, plus=1000.0),
+        Case({"x": (2, 9000), "weight": (9000,), "bias": (9000,)}, plus=1000.0),
+        Case({"x": (2, 20000), "weight": (20000,), "bias": (20000,)}, plus=1000.0),
         Case({"x": (9, 65), "weight": (65,), "bias": (65,)}, in_fp32=("weight", "bias")),
         Case({"x": (3, 9000), "weight": (9000,), "bias": (9000,)}, in_fp32=("weight",)),
         Case({"x": (2, 50, 65), "weight": (65,), "bias": None}),
         Case({"x": (2, 50, 65), "weight": None, "bias": (65,)}, {"eps": 1e-3}),
-        Case({"x": (2100, 33), "weight": (33,), "bias": (33,)}),  # more rows than one round of the sums takes
-        Case({"x": (8192, 1024), "weight": (1024,), "bias": (1024,)}, gpu_only=True),
+        Case({"x": (140, 4100), "weight": (4100,), "bias": (4100,)}),  # more rows than there are programs
+        *(
+            Case({"x": (8000, width), "weight": (width,), "bias": (width,)}, gpu_only=True)
+            for width in (48, 768, 1600, 2048, 5120, 16384)
+        ),
         Case({"x": (64, 65537), "weight": (65537,), "bias": (65537,)}, gpu_only=True),
     ],
     empty=[
@@ -33,4 +40,5 @@ LAYER_NORM = Operation(
         Case({"x": (3, 0), "weight": (0,), "bias": (0,)}),
     ],
     typical=Case({"x": (3, 20, 65), "weight": (65,), "bias": (65,)}),
+    files=FILES,
 )

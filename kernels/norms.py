@@ -1,0 +1,234 @@
+"""What the norms have in common on the way forth: rows in pieces, and long rows.
+
+Rows of up to 16,384 columns are held whole, as pieces of one power of two each: 768 columns are three pieces of 256, and
+no lane is idle, where one block of 1,024 would waste a quarter of them. A row of up to 1,024 columns has a warp to
+itself, so that its sums need no shared memory. Longer rows go block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import library
+
+# Rows in pieces: a tuple of PIECES tensors (ROWS, BLOCK) stands for one of (ROWS, N), whose width is no power of two.
+
+
+@triton.jit
+def place(k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """Where piece k of the rows (ROWS, 1) lies, and which of its numbers there are. Only the last piece can be ragged;
+    the others need no mask over columns."""
+    col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
+    inside = row < n_rows
+    if k == PIECES - 1:
+        inside = inside & (col < n_cols)
+    return row * n_cols + col, inside
+
+
+@triton.jit
+def read(X, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr = ""):
+    """Rows, with 0 for what is not there, in X's format. KEEP is a hint to the cache."""
+    pieces = ()
+    for k in tl.static_range(PIECES):
+        at, inside = place(k, row, n_rows, n_cols, BLOCK, PIECES)
+        pieces = pieces + (tl.load(X + at, mask=inside, other=0.0, eviction_policy=KEEP),)
+    return pieces
+
+
+@triton.jit
+def write(Y, y, k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """Piece k of the rows."""
+    at, inside = place(k, row, n_rows, n_cols, BLOCK, PIECES)
+    tl.store(Y + at, y.to(Y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def total(x, PIECES: tl.constexpr):
+    """The sum of each row, (ROWS, 1)."""
+    sums = x[0].to(tl.float32)
+    for k in tl.static_range(1, PIECES):
+        sums += x[k].to(tl.float32)
+    return tl.sum(sums, axis=1, keep_dims=True)
+
+
+@triton.jit
+def total_of_squares(x, PIECES: tl.constexpr):
+    """The sum of the squares of each row, (ROWS, 1)."""
+    sums = x[0].to(tl.float32) * x[0].to(tl.float32)
+    for k in tl.static_range(1, PIECES):
+        sums += x[k].to(tl.float32) * x[k].to(tl.float32)
+    return tl.sum(sums, axis=1, keep_dims=True)
+
+
+@triton.jit
+def centred(x, mean, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """x - mean in fp32, and still 0 beyond the end of a row."""
+    pieces = ()
+    for k in tl.static_range(PIECES):
+        c = x[k].to(tl.float32) - mean
+        if k == PIECES - 1:
+            c = tl.where(k * BLOCK + tl.arange(0, BLOCK)[None, :] < n_cols, c, 0.0)
+        pieces = pieces + (c,)
+    return pieces
+
+
+@triton.jit
+def scaled(x, k, W, B, n_cols, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr):
+    """w x + b for piece k of some rows."""
+    col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
+    if HAS_WEIGHT:
+        x = x * tl.load(W + col, mask=col < n_cols, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        x = x + tl.load(B + col, mask=col < n_cols, other=0.0).to(tl.float32)
+    return x
+
+
+# Long rows.
+
+
+@triton.jit
+def sum_of_two(X, Residual, H, col, n_cols, ADD: tl.constexpr, KEEP: tl.constexpr):
+    """A block of what is normalised, in fp32: x, or the residual + x as H stores it."""
+    x = tl.load(X + col, mask=col < n_cols, other=0.0, eviction_policy=KEEP).to(tl.float32)
+    if ADD:
+        x += tl.load(Residual + col, mask=col < n_cols, other=0.0, eviction_policy=KEEP).to(tl.float32)
+        x = x.to(H.dtype.element_ty).to(tl.float32)
+    return x
+
+
+@triton.jit
+def norm_long_row(
+    X, Residual, W, B, Y, H, Statistics, n_rows, n_cols, eps,
+    RMS: tl.constexpr, ADD: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """One row of any length, read twice, the second time from the cache if it can hold the rows that are under way.
+
+    The first time, each lane keeps the mean of the numbers that it saw and the sum of their squared distances from it
+    (Welford, 1962, https://doi.org/10.1080/00401706.1962.10490022): the difference of two large sums would lose what a
+    row far from 0 has of variance."""
+    row = tl.program_id(0).to(tl.int64)
+    X += row * n_cols
+    Residual += row * n_cols
+    Y += row * n_cols
+    H += row * n_cols
+    lane = tl.arange(0, BLOCK)
+    mean = tl.zeros((BLOCK,), tl.float32)
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for start in tl.range(0, n_cols, BLOCK, num_stages=STAGES):
+        col = start + lane
+        x = sum_of_two(X, Residual, H, col, n_cols, ADD, "evict_last")
+        if RMS:
+            squares += x * x
+        else:
+            off = tl.where(col < n_cols, x - mean, 0.0)
+            mean += off * (1.0 / (start // BLOCK + 1))
+            squares += off * (x - mean)
+    shift = 0.0
+    if RMS:
+        sum_of_squares = tl.sum(squares, axis=0)
+    else:
+        seen = ((n_cols - lane + BLOCK - 1) // BLOCK).to(tl.float32)  # by each lane
+        shift = tl.sum(mean * seen, axis=0) / n_cols
+        sum_of_squares = tl.sum(squares + seen * (mean - shift) * (mean - shift), axis=0)
+        tl.store(Statistics + n_rows + row, shift)
+    r = 1 / tl.sqrt(sum_of_squares / n_cols + eps)
+    tl.store(Statistics + row, r)
+    for start in tl.range(0, n_cols, BLOCK, num_stages=STAGES):
+        col = start + lane
+        x = sum_of_two(X, Residual, H, col, n_cols, ADD, "evict_first")
+        if ADD:
+            tl.store(H + col, x.to(H.dtype.element_ty), mask=col < n_cols)
+        y = (x - shift) * r
+        if HAS_WEIGHT:
+            y = y * tl.load(W + col, mask=col < n_cols, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            y = y + tl.load(B + col, mask=col < n_cols, other=0.0).to(tl.float32)
+        tl.store(Y + col, y.to(Y.dtype.element_ty), mask=col < n_cols)
+
+
+class Tile(NamedTuple):
+    """What a program has: so many rows, in pieces of so many columns, and so many warps."""
+
+    rows: int
+    block: int
+    warps: int
+    programs: int = 0
+    """how many there are at most, where the number is fixed"""
+
+    def constants(self, n_cols: int) -> dict[str, int]:
+        """How a kernel is told."""
+        return {"ROWS": self.rows, "BLOCK": self.block, "PIECES": triton.cdiv(n_cols, self.block)}
+
+
+# Columns up to → tile: one table for all GPUs. A thread has at most 32 numbers of each tensor, in bf16 four loads of 16
+# bytes, so that the half of the threads that fit at once has 64 KB under way.
+TABLE = {
+    64: Tile(64, 64, 4),
+    128: Tile(32, 128, 4),
+    256: Tile(16, 256, 4),
+    512: Tile(8, 256, 4),
+    1024: Tile(4, 256, 4),
+    2048: Tile(2, 512, 4),
+    4096: Tile(1, 1024, 4),
+    8192: Tile(1, 2048, 8),
+    16384: Tile(1, 4096, 16),
+}
+# So many warps that a multiprocessor has one row at a time, and the cache (L2) holds all that are under way.
+LONG_BLOCK, LONG_WARPS, LONG_STAGES = 8192, 16, 3
+
+
+def tile(n_cols: int, table: Mapping[int, Tile] = TABLE) -> Tile | None:
+    """The tile for rows of ``n_cols``, or None if they are too long to be held whole."""
+    for most, found in table.items():
+        if n_cols <= most:
+            return found
+    return None
+
+
+def size(x: Tensor) -> tuple[int, int]:
+    """How many rows and columns."""
+    return x.numel() // max(1, x.shape[-1]), x.shape[-1]
+
+
+def launch_long_row(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    y: Tensor,
+    h: Tensor | None,
+    statistics: Tensor,
+    eps: float,
+    rms: bool,
+) -> None:
+    """Start `norm_long_row`; what is not there is x, which it then does not touch."""
+    n_rows, n_cols = size(x)
+    library.launch(
+        norm_long_row, (n_rows,),
+        x, x if residual is None else residual, x if weight is None else weight, x if bias is None else bias,
+        y, x if h is None else h, statistics, n_rows, n_cols, eps,
+        RMS=rms, ADD=residual is not None, HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None,
+        BLOCK=LONG_BLOCK, STAGES=LONG_STAGES, num_warps=LONG_WARPS,
+    )  # fmt: skip
+
+
+def statistics_for(x: Tensor, rms: bool) -> Tensor:
+    """What forward keeps of each row, in fp32: r, and the mean if there is one."""
+    return x.new_empty((1 if rms else 2, x.numel() // max(1, x.shape[-1])), dtype=torch.float32)
+
+
+def refusal(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> str | None:
+    """Why the kernels do not take a call, or None if they do."""
+    if x.dim() < 1:
+        return "x has no dimension to normalise over"
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None and t.shape != x.shape[-1:]:
+            return f"{name} has shape {tuple(t.shape)}, but rows have {x.shape[-1]} columns"
+    return library.tensors_refused(x, weight, bias)

@@ -1,0 +1,349 @@
+"""The way back of all norms.
+
+    dx = r (g - mean(g) - x̂ mean(g x̂)),    g = w dy,    x̂ = r (x - mean)
+    dw = sum over rows of dy x̂,    db = sum over rows of dy
+
+RMSNorm has no mean: there x̂ = r x, and mean(g) is missing from dx. Where the normalised row was a sum that is used
+elsewhere, too (`add_norm`), the gradient from there is added to dx.
+
+Reading x and dy once and writing dx once is the least that is possible: 6 N bytes a row in bf16, for about 13 N
+operations. One kernel does it all: of a fixed number of programs each has every so-many-th row, and adds up dw and db of
+these in registers, while its next rows are on their way from memory. A second, small kernel adds up the programs. How
+many there are depends on the width alone, and nothing is added atomically, so the bits are the same every time.
+
+Rows of more than 16,384 columns are read twice: for the two means of each row, and then, in blocks of columns, for all
+the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import library, norms
+
+
+@triton.jit
+def statistics_of(Statistics, row, n_rows, RMS: tl.constexpr):
+    """r and mean of the rows; 0 for rows that are not there."""
+    r = tl.load(Statistics + row, mask=row < n_rows, other=0.0)
+    mean = r
+    if not RMS:
+        mean = tl.load(Statistics + n_rows + row, mask=row < n_rows, other=0.0)
+    return r, mean
+
+
+@triton.jit
+def weights(W, n_cols, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """The weight in pieces (1, BLOCK), in its own format; none if there is none."""
+    pieces = ()
+    if HAS_WEIGHT:
+        for k in tl.static_range(PIECES):
+            col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
+            pieces = pieces + (tl.load(W + col, mask=col < n_cols, other=0.0),)
+    return pieces
+
+
+@triton.jit
+def hat_and_g(x, dy, r, mean, w, k, RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr):
+    """x̂ and g = w dy of piece k. Where nothing is, dy and g are 0, so x̂ may be anything."""
+    x_hat = x[k].to(tl.float32) * r if RMS else (x[k].to(tl.float32) - mean) * r
+    g = dy[k].to(tl.float32)
+    if HAS_WEIGHT:
+        g = g * w[k].to(tl.float32)
+    return x_hat, g
+
+
+@triton.jit
+def store_part(Parts, d, which, part, parts, k, n_cols, BLOCK: tl.constexpr):
+    """What a program added up of piece k. Parts is (1 or 2, parts, N)."""
+    col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
+    at = (which * parts + part).to(tl.int64) * n_cols + col
+    tl.store(Parts + at, tl.sum(d, axis=0, keep_dims=True), mask=col < n_cols)
+
+
+@triton.jit
+def norm_backward_rows(
+    DY, DH, X, W, Statistics, DX, DResidual, Parts, n_rows, n_cols,
+    RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_DH: tl.constexpr,
+    WANTS_X: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
+    HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Program i has the rows i ROWS, i ROWS + 1, ..., then those a whole grid further, and so on.
+
+    dx needs two sums over its row first, so all of a row is used twice. Where registers are too few to hold it beside
+    dw and db (not HELD), it is read twice, the second time from the nearest cache."""
+    part, parts = tl.program_id(0), tl.num_programs(0)
+    dw = ()
+    db = ()
+    for k in tl.static_range(PIECES):
+        dw = dw + (tl.zeros((ROWS, BLOCK), tl.float32),)
+        db = db + (tl.zeros((ROWS, BLOCK), tl.float32),)
+    held = weights(W, n_cols, HAS_WEIGHT and HELD, BLOCK, PIECES)
+    for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
+        row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        r, mean = statistics_of(Statistics, row, n_rows, RMS)
+        x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES, "" if HELD else "evict_last")
+        dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES, "" if HELD else "evict_last")
+        w = held if HELD else weights(W, n_cols, HAS_WEIGHT, BLOCK, PIECES)
+        if WANTS_X or WANTS_RESIDUAL:
+            sum_g = tl.zeros((ROWS, BLOCK), tl.float32)
+            sum_gx = tl.zeros((ROWS, BLOCK), tl.float32)
+            for k in tl.static_range(PIECES):
+                x_hat, g = hat_and_g(x, dy, r, mean, w, k, RMS, HAS_WEIGHT)
+                sum_g += g
+                sum_gx += g * x_hat
+            mean_gx = tl.sum(sum_gx, axis=1, keep_dims=True) / n_cols
+            if not RMS:
+                mean_g = tl.sum(sum_g, axis=1, keep_dims=True) / n_cols
+            if not HELD:
+                x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
+                dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
+                w = weights(W, n_cols, HAS_WEIGHT, BLOCK, PIECES)
+            if HAS_DH:
+                dh = norms.read(DH, row, n_rows, n_cols, BLOCK, PIECES)
+        more_dw = ()
+        more_db = ()
+        for k in tl.static_range(PIECES):
+            x_hat, g = hat_and_g(x, dy, r, mean, w, k, RMS, HAS_WEIGHT)
+            if WANTS_X or WANTS_RESIDUAL:
+                d = g - x_hat * mean_gx
+                if not RMS:
+                    d -= mean_g
+                dx = r * d
+                if HAS_DH:
+                    dx += dh[k].to(tl.float32)
+                if WANTS_X:
+                    norms.write(DX, dx, k, row, n_rows, n_cols, BLOCK, PIECES)
+                if WANTS_RESIDUAL:
+                    norms.write(DResidual, dx, k, row, n_rows, n_cols, BLOCK, PIECES)
+            if WANTS_WEIGHT:
+                more_dw = more_dw + (dw[k] + dy[k].to(tl.float32) * x_hat,)
+            if WANTS_BIAS:
+                more_db = more_db + (db[k] + dy[k].to(tl.float32),)
+        if WANTS_WEIGHT:
+            dw = more_dw
+        if WANTS_BIAS:
+            db = more_db
+    for k in tl.static_range(PIECES):
+        if WANTS_WEIGHT:
+            store_part(Parts, dw[k], 0, part, parts, k, n_cols, BLOCK)
+        if WANTS_BIAS:
+            store_part(Parts, db[k], 1 if WANTS_WEIGHT else 0, part, parts, k, n_cols, BLOCK)
+
+
+@triton.jit
+def norm_long_row_means(
+    DY, X, W, Statistics, Means, n_rows, n_cols, RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The means of g x̂ and of g of one row of any length, in blocks."""
+    row = tl.program_id(0).to(tl.int64)
+    X += row * n_cols
+    DY += row * n_cols
+    r, mean = statistics_of(Statistics, row, n_rows, RMS)
+    lane = tl.arange(0, BLOCK)
+    sum_g = tl.zeros((BLOCK,), tl.float32)
+    sum_gx = tl.zeros((BLOCK,), tl.float32)
+    for start in tl.range(0, n_cols, BLOCK, num_stages=3):
+        col = start + lane
+        x = tl.load(X + col, mask=col < n_cols, other=0.0)
+        dy = tl.load(DY + col, mask=col < n_cols, other=0.0)
+        w = dy
+        if HAS_WEIGHT:
+            w = tl.load(W + col, mask=col < n_cols, other=0.0)
+        x_hat, g = hat_and_g((x,), (dy,), r, mean, (w,), 0, RMS, HAS_WEIGHT)
+        sum_g += g
+        sum_gx += g * x_hat
+    tl.store(Means + row, tl.sum(sum_gx, axis=0) / n_cols)
+    tl.store(Means + n_rows + row, tl.sum(sum_g, axis=0) / n_cols)
+
+
+@triton.jit
+def norm_backward_columns(
+    DY, DH, X, W, Statistics, Means, DX, DResidual, Parts, n_rows, n_cols,
+    RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_DH: tl.constexpr,
+    WANTS_X: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """As `norm_backward_rows`, for BLOCK columns of long rows whose two means are known. Columns come first, as only that
+    side of a grid may be longer than 65,535."""
+    j, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    col = j * BLOCK + tl.arange(0, BLOCK)[None, :]
+    dw = tl.zeros((ROWS, BLOCK), tl.float32)
+    db = tl.zeros((ROWS, BLOCK), tl.float32)
+    w = col
+    if HAS_WEIGHT:
+        w = tl.load(W + col, mask=col < n_cols, other=0.0)
+    for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
+        row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        inside = (row < n_rows) & (col < n_cols)
+        at = row * n_cols + col
+        r, mean = statistics_of(Statistics, row, n_rows, RMS)
+        x = tl.load(X + at, mask=inside, other=0.0)
+        dy = tl.load(DY + at, mask=inside, other=0.0)
+        x_hat, g = hat_and_g((x,), (dy,), r, mean, (w,), 0, RMS, HAS_WEIGHT)
+        if WANTS_X or WANTS_RESIDUAL:
+            mean_gx, mean_g = statistics_of(Means, row, n_rows, RMS)
+            d = g - x_hat * mean_gx
+            if not RMS:
+                d -= mean_g
+            dx = r * d
+            if HAS_DH:
+                dx += tl.load(DH + at, mask=inside, other=0.0).to(tl.float32)
+            if WANTS_X:
+                tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=inside)
+            if WANTS_RESIDUAL:
+                tl.store(DResidual + at, dx.to(DResidual.dtype.element_ty), mask=inside)
+        if WANTS_WEIGHT:
+            dw += dy.to(tl.float32) * x_hat
+        if WANTS_BIAS:
+            db += dy.to(tl.float32)
+    if WANTS_WEIGHT:
+        store_part(Parts, dw, 0, part, parts, j, n_cols, BLOCK)
+    if WANTS_BIAS:
+        store_part(Parts, db, 1 if WANTS_WEIGHT else 0, part, parts, j, n_cols, BLOCK)
+
+
+@triton.jit
+def norm_sum_parts(
+    Parts, DW, DB, parts, n_cols,
+    WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """dw (and, in programs of their own, db) for BLOCK columns: what the programs before this added up, added up."""
+    which = tl.program_id(1)
+    col = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    sums = tl.zeros((STEP, BLOCK), tl.float32)
+    for start in range(0, parts, STEP):
+        part = start + tl.arange(0, STEP)[:, None]
+        at = (which * parts + part).to(tl.int64) * n_cols + col
+        sums += tl.load(Parts + at, mask=(part < parts) & (col < n_cols), other=0.0)
+    d = tl.sum(sums, axis=0, keep_dims=True)
+    if WANTS_WEIGHT:
+        if which == 0:
+            tl.store(DW + col, d.to(DW.dtype.element_ty), mask=col < n_cols)
+    if WANTS_BIAS:
+        if which == tl.num_programs(1) - 1:
+            tl.store(DB + col, d.to(DB.dtype.element_ty), mask=col < n_cols)
+
+
+# Columns up to → tile. The numbers of programs are the 132 multiprocessors of an H100 or H200, times how many fit there.
+TABLE = {
+    64: norms.Tile(32, 64, 4, 528),
+    128: norms.Tile(16, 128, 4, 528),
+    256: norms.Tile(8, 256, 4, 528),
+    512: norms.Tile(4, 256, 4, 528),
+    1024: norms.Tile(4, 256, 4, 264),
+    2048: norms.Tile(2, 512, 4, 264),
+    4096: norms.Tile(1, 1024, 4, 264),
+    8192: norms.Tile(1, 2048, 8, 132),
+    16384: norms.Tile(1, 4096, 16, 132),
+}
+HELD = 8192  # columns up to which a program has registers for its rows, too
+AHEAD = 64 * 1024  # bytes of the next rows that a program may have on their way
+LONG = norms.Tile(2, 1024, 4, 64)  # of `norm_backward_columns`
+LONG_BLOCK, LONG_WARPS, LONG_STAGES = 4096, 16, 3  # of `norm_long_row_means`
+SUM_STEP, SUM_BLOCK = 128, 32
+
+
+def stages(n_cols: int, tile: norms.Tile, *streams: Tensor | None) -> int:
+    """How many rounds of rows a program has in hand: the one it works on, and up to two on their way."""
+    if n_cols > HELD:
+        return 1
+    columns = triton.cdiv(n_cols, tile.block) * tile.block
+    ahead = tile.rows * columns * sum(t.element_size() for t in streams if t is not None)
+    return 1 + min(2, AHEAD // ahead)
+
+
+def _outputs(
+    dy: Tensor,
+    dh: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    rms: bool,
+    wants: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Memory for dx, dresidual, dw and db; none for what is not wanted."""
+    wants_x, wants_residual, wants_weight, wants_bias = wants
+    dx = torch.empty_like(x, dtype=dy.dtype) if wants_x else x.new_empty(0)
+    dresidual = torch.empty_like(x) if wants_residual else x.new_empty(0)
+    dw = torch.empty_like(weight) if weight is not None and wants_weight else x.new_empty(0)
+    db = torch.empty_like(bias) if bias is not None and wants_bias else x.new_empty(0)
+    return dx, dresidual, dw, db
+
+
+def _backward(
+    dy: Tensor,
+    dh: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    rms: bool,
+    wants: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dx, dresidual, dw, db = outputs = _outputs(dy, dh, x, weight, bias, statistics, rms, wants)
+    n_rows, n_cols = norms.size(x)
+    if x.numel() == 0:
+        return dx, dresidual, dw.zero_(), db.zero_()
+    wants_x, wants_residual, wants_weight, wants_bias = wants
+    dy, dh = dy.contiguous(), None if dh is None else dh.contiguous()
+    tile = norms.tile(n_cols, TABLE) or LONG
+    n_parts = min(tile.programs, triton.cdiv(n_rows, tile.rows))
+    parts = x.new_empty((wants_weight + wants_bias, n_parts, n_cols), dtype=torch.float32)
+    W = x if weight is None else weight
+    reads, writes = (dy, x if dh is None else dh, x, W, statistics), (dx, dresidual, parts)
+    switches = {"RMS": rms, "HAS_WEIGHT": weight is not None}
+    wanted = {"WANTS_WEIGHT": wants_weight, "WANTS_BIAS": wants_bias}
+    flags = switches | wanted | {"HAS_DH": dh is not None, "WANTS_X": wants_x, "WANTS_RESIDUAL": wants_residual}
+    if tile is not LONG:
+        library.launch(
+            norm_backward_rows, (n_parts,), *reads, *writes, n_rows, n_cols, **flags,
+            HELD=n_cols <= HELD, STAGES=stages(n_cols, tile, dy, dh, x), **tile.constants(n_cols), num_warps=tile.warps,
+        )  # fmt: skip
+    else:
+        means = x.new_empty((2, n_rows), dtype=torch.float32)
+        if wants_x or wants_residual:
+            library.launch(
+                norm_long_row_means, (n_rows,), dy, x, W, statistics, means, n_rows, n_cols, **switches,
+                BLOCK=LONG_BLOCK, STAGES=LONG_STAGES, num_warps=LONG_WARPS,
+            )  # fmt: skip
+        library.launch(
+            norm_backward_columns, (triton.cdiv(n_cols, tile.block), n_parts),
+            *reads, means, *writes, n_rows, n_cols, **flags,
+            ROWS=tile.rows, BLOCK=tile.block, STAGES=stages(tile.block, tile, dy, dh, x), num_warps=tile.warps,
+        )  # fmt: skip
+    if len(parts):
+        grid = triton.cdiv(n_cols, SUM_BLOCK), len(parts)
+        library.launch(
+            norm_sum_parts, grid, parts, dw, db, n_parts, n_cols, **wanted, STEP=SUM_STEP, BLOCK=SUM_BLOCK
+        )
+    return outputs
+
+
+norm_backward = library.operator(
+    "norm_backward(Tensor dy, Tensor? dh, Tensor x, Tensor? weight, Tensor? bias, Tensor statistics, bool rms, "
+    "bool[4] wants) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward, _outputs,
+)  # fmt: skip
+
+
+def save(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Tensor) -> None:
+    """Keep what the way back needs; x is what was normalised."""
+    ctx.mark_non_differentiable(statistics)
+    ctx.set_materialize_grads(False)  # no zeros in the place of gradients that are not there
+    ctx.save_for_backward(x, weight, bias, statistics)
+
+
+def gradients(ctx: Any, dy: Tensor | None, rms: bool) -> tuple[Tensor | None, ...]:
+    """Of x, weight and bias, as far as they are wanted, for a function of these and eps."""
+    if dy is None:
+        return (None,) * 4
+    wants_x, wants_weight, wants_bias = wants = ctx.needs_input_grad[:3]
+    dx, _, dw, db = norm_backward(dy, None, *ctx.saved_tensors, rms, [wants_x, False, wants_weight, wants_bias])
+    return *(d if wanted else None for d, wanted in zip((dx, dw, db), wants, strict=True)), None
