@@ -36,14 +36,14 @@ def add_norm_rows(
     for k in tl.static_range(PIECES):
         rounded = (residual[k].to(tl.float32) + x[k].to(tl.float32)).to(H.dtype.element_ty)
         norms.write(H, rounded, k, row, n_rows, n_cols, BLOCK, PIECES)
-        h = h + (rounded.to(tl.float32),)
+        h += (rounded.to(tl.float32),)
     if not RMS:
         mean = norms.total(h, PIECES) / n_cols
         h = norms.centred(h, mean, n_cols, BLOCK, PIECES)
         tl.store(Statistics + n_rows + row, mean, mask=row < n_rows)
     r = 1 / tl.sqrt(norms.total_of_squares(h, PIECES) / n_cols + eps)
     for k in tl.static_range(PIECES):
-        y = norms.scaled(h[k] * r, k, W, B, n_cols, HAS_WEIGHT, HAS_BIAS, BLOCK)
+        y = norms.scaled(h[k] * r, k, W, B, n_cols, HAS_WEIGHT, HAS_BIAS, ROWS, BLOCK, PIECES)
         norms.write(Y, y, k, row, n_rows, n_cols, BLOCK, PIECES)
     tl.store(Statistics + row, r, mask=row < n_rows)
 

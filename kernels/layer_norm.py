@@ -32,7 +32,7 @@ def layer_norm_rows(
     x = norms.centred(x, mean, n_cols, BLOCK, PIECES)
     r = 1 / tl.sqrt(norms.total_of_squares(x, PIECES) / n_cols + eps)
     for k in tl.static_range(PIECES):
-        y = norms.scaled(x[k] * r, k, W, B, n_cols, HAS_WEIGHT, HAS_BIAS, BLOCK)
+        y = norms.scaled(x[k] * r, k, W, B, n_cols, HAS_WEIGHT, HAS_BIAS, ROWS, BLOCK, PIECES)
         norms.write(Y, y, k, row, n_rows, n_cols, BLOCK, PIECES)
     tl.store(Statistics + row, r, mask=row < n_rows)
     tl.store(Statistics + n_rows + row, mean, mask=row < n_rows)

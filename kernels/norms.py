@@ -22,30 +22,36 @@ from . import library
 
 @triton.jit
 def place(k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
-    """Where piece k of the rows (ROWS, 1) lies, and which of its numbers there are. Only the last piece can be ragged;
+    """The columns of piece k of the rows (ROWS, 1), and which of its numbers there are. Only the last piece can be ragged;
     the others need no mask over columns."""
     col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = row < n_rows
     if k == PIECES - 1:
         inside = inside & (col < n_cols)
-    return row * n_cols + col, inside
+    return col, inside
 
 
 @triton.jit
-def read(X, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr = ""):
-    """Rows, with 0 for what is not there, in X's format. KEEP is a hint to the cache."""
+def read_piece(X, k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr):
+    """Piece k of the rows, with 0 for what is not there, in X's format. KEEP is a hint to the cache."""
+    col, inside = place(k, row, n_rows, n_cols, BLOCK, PIECES)
+    return tl.load(X + row * n_cols + col, mask=inside, other=0.0, eviction_policy=KEEP)
+
+
+@triton.jit
+def read(X, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """All pieces of the rows."""
     pieces = ()
     for k in tl.static_range(PIECES):
-        at, inside = place(k, row, n_rows, n_cols, BLOCK, PIECES)
-        pieces = pieces + (tl.load(X + at, mask=inside, other=0.0, eviction_policy=KEEP),)
+        pieces += (read_piece(X, k, row, n_rows, n_cols, BLOCK, PIECES, ""),)
     return pieces
 
 
 @triton.jit
 def write(Y, y, k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
     """Piece k of the rows."""
-    at, inside = place(k, row, n_rows, n_cols, BLOCK, PIECES)
-    tl.store(Y + at, y.to(Y.dtype.element_ty), mask=inside)
+    col, inside = place(k, row, n_rows, n_cols, BLOCK, PIECES)
+    tl.store(Y + row * n_cols + col, y.to(Y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -74,18 +80,33 @@ def centred(x, mean, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
         c = x[k].to(tl.float32) - mean
         if k == PIECES - 1:
             c = tl.where(k * BLOCK + tl.arange(0, BLOCK)[None, :] < n_cols, c, 0.0)
-        pieces = pieces + (c,)
+        pieces += (c,)
     return pieces
 
 
 @triton.jit
-def scaled(x, k, W, B, n_cols, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr):
+def read_parameter(
+    W, k, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr
+):
+    """Piece k of a weight or bias, in its own format, (ROWS, BLOCK): each row reads it for itself, so that it comes in
+    the layout that the rows have. Rows of (1, BLOCK) would be laid out over all threads and go through shared memory."""
+    col = tl.broadcast_to(k * BLOCK + tl.arange(0, BLOCK)[None, :], (ROWS, BLOCK))
+    if k < PIECES - 1:
+        return tl.load(W + col, eviction_policy=KEEP)
+    else:
+        return tl.load(W + col, mask=col < n_cols, other=0.0, eviction_policy=KEEP)
+
+
+@triton.jit
+def scaled(
+    x, k, W, B, n_cols, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
     """w x + b for piece k of some rows."""
-    col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
     if HAS_WEIGHT:
-        x = x * tl.load(W + col, mask=col < n_cols, other=0.0).to(tl.float32)
+        x = x * read_parameter(W, k, n_cols, ROWS, BLOCK, PIECES, "").to(tl.float32)
     if HAS_BIAS:
-        x = x + tl.load(B + col, mask=col < n_cols, other=0.0).to(tl.float32)
+        x = x + read_parameter(B, k, n_cols, ROWS, BLOCK, PIECES, "").to(tl.float32)
     return x
 
 
@@ -170,10 +191,10 @@ class Tile(NamedTuple):
 # Columns up to → tile: one table for all GPUs. A thread has at most 32 numbers of each tensor, in bf16 four loads of 16
 # bytes, so that the half of the threads that fit at once has 64 KB under way.
 TABLE = {
-    64: Tile(64, 64, 4),
-    128: Tile(32, 128, 4),
-    256: Tile(16, 256, 4),
-    512: Tile(8, 256, 4),
+    64: Tile(32, 64, 4),
+    128: Tile(16, 128, 4),
+    256: Tile(8, 256, 4),
+    512: Tile(4, 256, 4),
     1024: Tile(4, 256, 4),
     2048: Tile(2, 512, 4),
     4096: Tile(1, 1024, 4),

@@ -29,33 +29,43 @@ from . import library, norms
 
 @triton.jit
 def statistics_of(Statistics, row, n_rows, RMS: tl.constexpr):
-    """r and mean of the rows; 0 for rows that are not there."""
+    """r and -r mean of the rows, with which x̂ is one fused operation; 0 for rows that are not there."""
     r = tl.load(Statistics + row, mask=row < n_rows, other=0.0)
-    mean = r
+    shift = r
     if not RMS:
-        mean = tl.load(Statistics + n_rows + row, mask=row < n_rows, other=0.0)
-    return r, mean
+        shift = -r * tl.load(Statistics + n_rows + row, mask=row < n_rows, other=0.0)
+    return r, shift
 
 
 @triton.jit
-def weights(W, n_cols, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr):
-    """The weight in pieces (1, BLOCK), in its own format; none if there is none."""
-    pieces = ()
+def read_weight(
+    W, k, n_cols, HAS_WEIGHT: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Piece k of the weight, in its own format; anything if there is none."""
     if HAS_WEIGHT:
-        for k in tl.static_range(PIECES):
-            col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
-            pieces = pieces + (tl.load(W + col, mask=col < n_cols, other=0.0),)
-    return pieces
+        return norms.read_parameter(W, k, n_cols, ROWS, BLOCK, PIECES, KEEP)
+    else:
+        return tl.zeros((1, 1), tl.float32)
 
 
 @triton.jit
-def hat_and_g(x, dy, r, mean, w, k, RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr):
-    """x̂ and g = w dy of piece k. Where nothing is, dy and g are 0, so x̂ may be anything."""
-    x_hat = x[k].to(tl.float32) * r if RMS else (x[k].to(tl.float32) - mean) * r
-    g = dy[k].to(tl.float32)
+def hat_and_g(x, dy, w, r, shift, RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr):
+    """x̂ and g = w dy of a piece. Where nothing is, dy and g are 0, so x̂ may be anything."""
+    x_hat = x.to(tl.float32) * r if RMS else x.to(tl.float32) * r + shift
+    g = dy.to(tl.float32)
     if HAS_WEIGHT:
-        g = g * w[k].to(tl.float32)
+        g = g * w.to(tl.float32)
     return x_hat, g
+
+
+@triton.jit
+def dx_of(x_hat, g, r, mean_gx, mean_g, RMS: tl.constexpr):
+    """dx = r (g - mean(g) - x̂ mean(g x̂)) as two fused operations; what is of a row is multiplied before."""
+    if RMS:
+        return r * g + x_hat * (-r * mean_gx)
+    else:
+        return r * g + (x_hat * (-r * mean_gx) + -r * mean_g)
 
 
 @triton.jit
@@ -78,57 +88,70 @@ def norm_backward_rows(
     dx needs two sums over its row first, so all of a row is used twice. Where registers are too few to hold it beside
     dw and db (not HELD), it is read twice, the second time from the nearest cache."""
     part, parts = tl.program_id(0), tl.num_programs(0)
+    w = ()
     dw = ()
     db = ()
     for k in tl.static_range(PIECES):
-        dw = dw + (tl.zeros((ROWS, BLOCK), tl.float32),)
-        db = db + (tl.zeros((ROWS, BLOCK), tl.float32),)
-    held = weights(W, n_cols, HAS_WEIGHT and HELD, BLOCK, PIECES)
+        if HELD:
+            w += (read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES, ""),)
+        dw += (tl.zeros((ROWS, BLOCK), tl.float32),)
+        db += (tl.zeros((ROWS, BLOCK), tl.float32),)
     for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
         row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
-        r, mean = statistics_of(Statistics, row, n_rows, RMS)
-        x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES, "" if HELD else "evict_last")
-        dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES, "" if HELD else "evict_last")
-        w = held if HELD else weights(W, n_cols, HAS_WEIGHT, BLOCK, PIECES)
-        if WANTS_X or WANTS_RESIDUAL:
-            sum_g = tl.zeros((ROWS, BLOCK), tl.float32)
-            sum_gx = tl.zeros((ROWS, BLOCK), tl.float32)
-            for k in tl.static_range(PIECES):
-                x_hat, g = hat_and_g(x, dy, r, mean, w, k, RMS, HAS_WEIGHT)
-                sum_g += g
-                sum_gx += g * x_hat
-            mean_gx = tl.sum(sum_gx, axis=1, keep_dims=True) / n_cols
-            if not RMS:
-                mean_g = tl.sum(sum_g, axis=1, keep_dims=True) / n_cols
-            if not HELD:
-                x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
-                dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
-                w = weights(W, n_cols, HAS_WEIGHT, BLOCK, PIECES)
+        r, shift = statistics_of(Statistics, row, n_rows, RMS)
+        x = ()
+        dy = ()
+        dh = ()
+        if HELD:
+            x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)
+            dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES)
             if HAS_DH:
                 dh = norms.read(DH, row, n_rows, n_cols, BLOCK, PIECES)
+        sum_g = tl.zeros((ROWS, BLOCK), tl.float32)
+        sum_gx = tl.zeros((ROWS, BLOCK), tl.float32)
         more_dw = ()
         more_db = ()
         for k in tl.static_range(PIECES):
-            x_hat, g = hat_and_g(x, dy, r, mean, w, k, RMS, HAS_WEIGHT)
-            if WANTS_X or WANTS_RESIDUAL:
-                d = g - x_hat * mean_gx
-                if not RMS:
-                    d -= mean_g
-                dx = r * d
-                if HAS_DH:
-                    dx += dh[k].to(tl.float32)
-                if WANTS_X:
-                    norms.write(DX, dx, k, row, n_rows, n_cols, BLOCK, PIECES)
-                if WANTS_RESIDUAL:
-                    norms.write(DResidual, dx, k, row, n_rows, n_cols, BLOCK, PIECES)
+            if HELD:
+                x_k, dy_k, w_k = x[k], dy[k], w[k]
+            else:
+                x_k = norms.read_piece(X, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_last")
+                dy_k = norms.read_piece(DY, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_last")
+                w_k = read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES, "evict_last")
+            x_hat, g = hat_and_g(x_k, dy_k, w_k, r, shift, RMS, HAS_WEIGHT)
+            sum_g += g
+            sum_gx += g * x_hat
             if WANTS_WEIGHT:
-                more_dw = more_dw + (dw[k] + dy[k].to(tl.float32) * x_hat,)
+                more_dw += (dw[k] + dy_k.to(tl.float32) * x_hat,)
             if WANTS_BIAS:
-                more_db = more_db + (db[k] + dy[k].to(tl.float32),)
+                more_db += (db[k] + dy_k.to(tl.float32),)
         if WANTS_WEIGHT:
             dw = more_dw
         if WANTS_BIAS:
             db = more_db
+        if WANTS_X or WANTS_RESIDUAL:
+            mean_gx = tl.sum(sum_gx, axis=1, keep_dims=True) / n_cols
+            mean_g = mean_gx
+            if not RMS:
+                mean_g = tl.sum(sum_g, axis=1, keep_dims=True) / n_cols
+            for k in tl.static_range(PIECES):
+                if HELD:
+                    x_k, dy_k, w_k = x[k], dy[k], w[k]
+                else:
+                    x_k = norms.read_piece(X, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
+                    dy_k = norms.read_piece(DY, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
+                    w_k = read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES, "")
+                x_hat, g = hat_and_g(x_k, dy_k, w_k, r, shift, RMS, HAS_WEIGHT)
+                dx = dx_of(x_hat, g, r, mean_gx, mean_g, RMS)
+                if HAS_DH:
+                    if HELD:
+                        dx += dh[k].to(tl.float32)
+                    else:
+                        dx += norms.read_piece(DH, k, row, n_rows, n_cols, BLOCK, PIECES, "").to(tl.float32)
+                if WANTS_X:
+                    norms.write(DX, dx, k, row, n_rows, n_cols, BLOCK, PIECES)
+                if WANTS_RESIDUAL:
+                    norms.write(DResidual, dx, k, row, n_rows, n_cols, BLOCK, PIECES)
     for k in tl.static_range(PIECES):
         if WANTS_WEIGHT:
             store_part(Parts, dw[k], 0, part, parts, k, n_cols, BLOCK)
@@ -144,7 +167,7 @@ def norm_long_row_means(
     row = tl.program_id(0).to(tl.int64)
     X += row * n_cols
     DY += row * n_cols
-    r, mean = statistics_of(Statistics, row, n_rows, RMS)
+    r, shift = statistics_of(Statistics, row, n_rows, RMS)
     lane = tl.arange(0, BLOCK)
     sum_g = tl.zeros((BLOCK,), tl.float32)
     sum_gx = tl.zeros((BLOCK,), tl.float32)
@@ -155,7 +178,7 @@ def norm_long_row_means(
         w = dy
         if HAS_WEIGHT:
             w = tl.load(W + col, mask=col < n_cols, other=0.0)
-        x_hat, g = hat_and_g((x,), (dy,), r, mean, (w,), 0, RMS, HAS_WEIGHT)
+        x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
         sum_g += g
         sum_gx += g * x_hat
     tl.store(Means + row, tl.sum(sum_gx, axis=0) / n_cols)
@@ -175,23 +198,19 @@ def norm_backward_columns(
     col = j * BLOCK + tl.arange(0, BLOCK)[None, :]
     dw = tl.zeros((ROWS, BLOCK), tl.float32)
     db = tl.zeros((ROWS, BLOCK), tl.float32)
-    w = col
-    if HAS_WEIGHT:
-        w = tl.load(W + col, mask=col < n_cols, other=0.0)
+    w = read_weight(W + j * BLOCK, 0, n_cols - j * BLOCK, HAS_WEIGHT, ROWS, BLOCK, 1, "")
     for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
         row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
         inside = (row < n_rows) & (col < n_cols)
         at = row * n_cols + col
-        r, mean = statistics_of(Statistics, row, n_rows, RMS)
+        r, shift = statistics_of(Statistics, row, n_rows, RMS)
         x = tl.load(X + at, mask=inside, other=0.0)
         dy = tl.load(DY + at, mask=inside, other=0.0)
-        x_hat, g = hat_and_g((x,), (dy,), r, mean, (w,), 0, RMS, HAS_WEIGHT)
+        x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
         if WANTS_X or WANTS_RESIDUAL:
-            mean_gx, mean_g = statistics_of(Means, row, n_rows, RMS)
-            d = g - x_hat * mean_gx
-            if not RMS:
-                d -= mean_g
-            dx = r * d
+            mean_gx = tl.load(Means + row, mask=row < n_rows, other=0.0)
+            mean_g = tl.load(Means + n_rows + row, mask=row < n_rows, other=0.0)
+            dx = dx_of(x_hat, g, r, mean_gx, mean_g, RMS)
             if HAS_DH:
                 dx += tl.load(DH + at, mask=inside, other=0.0).to(tl.float32)
             if WANTS_X:
@@ -230,19 +249,26 @@ def norm_sum_parts(
             tl.store(DB + col, d.to(DB.dtype.element_ty), mask=col < n_cols)
 
 
-# Columns up to → tile. The numbers of programs are the 132 multiprocessors of an H100 or H200, times how many fit there.
+# Columns up to → tile, of two pieces or, for widths such as 768, of three: a thread then has 16 or 24 numbers of each
+# tensor, and registers for these. The number of programs is that of the 132 multiprocessors of an H100 or H200, times
+# how many programs fit into one.
 TABLE = {
     64: norms.Tile(32, 64, 4, 528),
     128: norms.Tile(16, 128, 4, 528),
     256: norms.Tile(8, 256, 4, 528),
     512: norms.Tile(4, 256, 4, 528),
-    1024: norms.Tile(4, 256, 4, 264),
-    2048: norms.Tile(2, 512, 4, 264),
-    4096: norms.Tile(1, 1024, 4, 264),
-    8192: norms.Tile(1, 2048, 8, 132),
+    768: norms.Tile(4, 256, 4, 264),
+    1024: norms.Tile(2, 512, 4, 528),
+    1536: norms.Tile(2, 512, 4, 264),
+    2048: norms.Tile(1, 1024, 4, 528),
+    3072: norms.Tile(1, 1024, 4, 264),
+    4096: norms.Tile(1, 2048, 8, 264),
+    6144: norms.Tile(1, 2048, 8, 132),
+    8192: norms.Tile(1, 4096, 16, 132),
     16384: norms.Tile(1, 4096, 16, 132),
 }
 HELD = 8192  # columns up to which a program has registers for its rows, too
+ROW_BYTES = 32 * 1024  # of x, up to which it has them for dw and db at least; a longer row goes in blocks of columns
 AHEAD = 64 * 1024  # bytes of the next rows that a program may have on their way
 LONG = norms.Tile(2, 1024, 4, 64)  # of `norm_backward_columns`
 LONG_BLOCK, LONG_WARPS, LONG_STAGES = 4096, 16, 3  # of `norm_long_row_means`
@@ -293,7 +319,7 @@ def _backward(
         return dx, dresidual, dw.zero_(), db.zero_()
     wants_x, wants_residual, wants_weight, wants_bias = wants
     dy, dh = dy.contiguous(), None if dh is None else dh.contiguous()
-    tile = norms.tile(n_cols, TABLE) or LONG
+    tile = (norms.tile(n_cols, TABLE) if n_cols * x.element_size() <= ROW_BYTES else None) or LONG
     n_parts = min(tile.programs, triton.cdiv(n_rows, tile.rows))
     parts = x.new_empty((wants_weight + wants_bias, n_parts, n_cols), dtype=torch.float32)
     W = x if weight is None else weight
@@ -320,9 +346,7 @@ def _backward(
         )  # fmt: skip
     if len(parts):
         grid = triton.cdiv(n_cols, SUM_BLOCK), len(parts)
-        library.launch(
-            norm_sum_parts, grid, parts, dw, db, n_parts, n_cols, **wanted, STEP=SUM_STEP, BLOCK=SUM_BLOCK
-        )
+        library.launch(norm_sum_parts, grid, parts, dw, db, n_parts, n_cols, **wanted, STEP=SUM_STEP, BLOCK=SUM_BLOCK)
     return outputs
 
 

@@ -29,7 +29,7 @@ def rms_norm_rows(
     x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)  # PIECES of (ROWS, BLOCK)
     r = 1 / tl.sqrt(norms.total_of_squares(x, PIECES) / n_cols + eps)
     for k in tl.static_range(PIECES):
-        y = norms.scaled(x[k].to(tl.float32) * r, k, W, B, n_cols, HAS_WEIGHT, HAS_BIAS, BLOCK)
+        y = norms.scaled(x[k].to(tl.float32) * r, k, W, B, n_cols, HAS_WEIGHT, HAS_BIAS, ROWS, BLOCK, PIECES)
         norms.write(Y, y, k, row, n_rows, n_cols, BLOCK, PIECES)
     tl.store(Statistics + row, r, mask=row < n_rows)
 

@@ -49,7 +49,9 @@ OPERATIONS = (
     "swiglu",
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
-KERNELS = frozenset({"add_norm", "attention", "layer_norm", "rms_norm", "softmax"})  # the operations that have a file in kernels/
+KERNELS = frozenset(
+    {"add_norm", "attention", "layer_norm", "rms_norm", "softmax"}
+)  # the operations that have a file in kernels/
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 

@@ -24,7 +24,11 @@ DEVICE = "cpu" if interpreter.is_on() else "cuda"
 PLANTS = {
     "a wrong mask": (ATTENTION, "j[None, :] <= i[:, None] + (T_k - T_q)", "j[None, :] < i[:, None] + (T_k - T_q)"),
     "a missing scale": (SOFTMAX, "dx = scale * y * (dy", "dx = y * (dy"),
-    "an unmasked tail": (LAYER_NORM, "c = tl.where(k * BLOCK + tl.arange(0, BLOCK)[None, :] < n_cols, c, 0.0)", "c += 0"),
+    "an unmasked tail": (
+        LAYER_NORM,
+        "c = tl.where(k * BLOCK + tl.arange(0, BLOCK)[None, :] < n_cols, c, 0.0)",
+        "c += 0",
+    ),
     "bf16 accumulation": (
         ATTENTION,
         "acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)",
@@ -48,7 +52,11 @@ PLANTS = {
     "a part that is not added up": (RMS_NORM, "(part < parts) & ", "(part < parts - 1) & "),
     "a row too many": (RMS_NORM, "inside = row < n_rows\n", "inside = row <= n_rows\n"),
     "a sum in the wrong format": (ADD_NORM, "x[k].to(tl.float32)).to(H.", "x[k].to(tl.float32)).to(X."),
-    "a gradient of the sum that is left out": (ADD_NORM, "dx += dh[k].to(tl.float32)", "dx += 0 * dh[k].to(tl.float32)"),
+    "a gradient of the sum that is left out": (
+        ADD_NORM,
+        "dx += dh[k].to(tl.float32)",
+        "dx += 0 * dh[k].to(tl.float32)",
+    ),
 }
 # The same for what `check_strided` is to notice.
 DENSE_ONLY = {
@@ -63,7 +71,9 @@ def changed(operation: Operation, before: str, after: str, folder: Path) -> Oper
     """The operation with its kernels' source changed, registered with PyTorch under another name."""
     files = [*operation.files, operation.name]
     sources = [(Path(hornbook.kernels.__path__[0]) / f"{file}.py").read_text(encoding="utf-8") for file in files]
-    assert any(before in s for s in sources), f"{files} no longer say {before!r}: plant the mistake where it now belongs"
+    assert any(before in s for s in sources), (
+        f"{files} no longer say {before!r}: plant the mistake where it now belongs"
+    )
     prefix = f"planted_{operation.name}_{abs(hash((before, after)))}_"
     with pytest.MonkeyPatch.context() as patch:
         for file, source in zip(files, sources, strict=True):

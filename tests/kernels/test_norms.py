@@ -93,7 +93,9 @@ def test_only_what_is_wanted_is_computed() -> None:
         leaves = [t.detach().requires_grad_(any(t is w for w in wanted)) for t in (x, weight, bias)]
         library.launches.clear()
         layer_norm(*leaves).sum().backward()
-        assert library.launches == {"layer_norm_rows": 1, "norm_backward_rows": 1} | ({"norm_sum_parts": 1} if sums else {})
+        assert library.launches == {"layer_norm_rows": 1, "norm_backward_rows": 1} | (
+            {"norm_sum_parts": 1} if sums else {}
+        )
         assert [t.grad is not None for t in leaves] == [t.requires_grad for t in leaves]
 
 

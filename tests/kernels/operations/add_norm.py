@@ -13,7 +13,12 @@ LAYER, RMS = {"norm": "layer_norm"}, {"norm": "rms_norm"}
 
 
 def case(*shape: int, options: dict[str, Any] = LAYER, weight: bool = True, bias: bool = True, **more: Any) -> Case:
-    inputs = {"x": shape, "residual": shape, "weight": shape[-1:] if weight else None, "bias": shape[-1:] if bias else None}
+    inputs = {
+        "x": shape,
+        "residual": shape,
+        "weight": shape[-1:] if weight else None,
+        "bias": shape[-1:] if bias else None,
+    }
     return Case(inputs, options, without=() if weight or bias else (SUMS,), **more)
 
 
