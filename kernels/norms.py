@@ -32,10 +32,10 @@ def place(k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
 
 
 @triton.jit
-def read_piece(X, k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr):
-    """Piece k of the rows, with 0 for what is not there, in X's format. KEEP is a hint to the cache."""
+def read_piece(X, k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """Piece k of the rows, with 0 for what is not there, in X's format."""
     col, inside = place(k, row, n_rows, n_cols, BLOCK, PIECES)
-    return tl.load(X + row * n_cols + col, mask=inside, other=0.0, eviction_policy=KEEP)
+    return tl.load(X + row * n_cols + col, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -43,7 +43,7 @@ def read(X, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
     """All pieces of the rows."""
     pieces = ()
     for k in tl.static_range(PIECES):
-        pieces += (read_piece(X, k, row, n_rows, n_cols, BLOCK, PIECES, ""),)
+        pieces += (read_piece(X, k, row, n_rows, n_cols, BLOCK, PIECES),)
     return pieces
 
 
@@ -86,15 +86,15 @@ def centred(x, mean, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
 
 @triton.jit
 def read_parameter(
-    W, k, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr
+    W, k, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr
 ):
     """Piece k of a weight or bias, in its own format, (ROWS, BLOCK): each row reads it for itself, so that it comes in
     the layout that the rows have. Rows of (1, BLOCK) would be laid out over all threads and go through shared memory."""
     col = tl.broadcast_to(k * BLOCK + tl.arange(0, BLOCK)[None, :], (ROWS, BLOCK))
     if k < PIECES - 1:
-        return tl.load(W + col, eviction_policy=KEEP)
+        return tl.load(W + col)
     else:
-        return tl.load(W + col, mask=col < n_cols, other=0.0, eviction_policy=KEEP)
+        return tl.load(W + col, mask=col < n_cols, other=0.0)
 
 
 @triton.jit
@@ -104,9 +104,9 @@ def scaled(
 ):  # fmt: skip
     """w x + b for piece k of some rows."""
     if HAS_WEIGHT:
-        x = x * read_parameter(W, k, n_cols, ROWS, BLOCK, PIECES, "").to(tl.float32)
+        x = x * read_parameter(W, k, n_cols, ROWS, BLOCK, PIECES).to(tl.float32)
     if HAS_BIAS:
-        x = x + read_parameter(B, k, n_cols, ROWS, BLOCK, PIECES, "").to(tl.float32)
+        x = x + read_parameter(B, k, n_cols, ROWS, BLOCK, PIECES).to(tl.float32)
     return x
 
 

@@ -39,12 +39,11 @@ def statistics_of(Statistics, row, n_rows, RMS: tl.constexpr):
 
 @triton.jit
 def read_weight(
-    W, k, n_cols, HAS_WEIGHT: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, KEEP: tl.constexpr,
+    W, k, n_cols, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr
 ):  # fmt: skip
     """Piece k of the weight, in its own format; anything if there is none."""
     if HAS_WEIGHT:
-        return norms.read_parameter(W, k, n_cols, ROWS, BLOCK, PIECES, KEEP)
+        return norms.read_parameter(W, k, n_cols, ROWS, BLOCK, PIECES)
     else:
         return tl.zeros((1, 1), tl.float32)
 
@@ -81,50 +80,32 @@ def norm_backward_rows(
     DY, DH, X, W, Statistics, DX, DResidual, Parts, n_rows, n_cols,
     RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_DH: tl.constexpr,
     WANTS_X: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
-    HELD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, STAGES: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Program i has the rows i ROWS, i ROWS + 1, ..., then those a whole grid further, and so on.
-
-    dx needs two sums over its row first, so all of a row is used twice. Where registers are too few to hold it beside
-    dw and db (not HELD), it is read twice, the second time from the nearest cache."""
+    """Program i has the rows i ROWS, i ROWS + 1, ..., then those a whole grid further, and so on."""
     part, parts = tl.program_id(0), tl.num_programs(0)
     w = ()
     dw = ()
     db = ()
     for k in tl.static_range(PIECES):
-        if HELD:
-            w += (read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES, ""),)
+        w += (read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES),)
         dw += (tl.zeros((ROWS, BLOCK), tl.float32),)
         db += (tl.zeros((ROWS, BLOCK), tl.float32),)
     for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
-        row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)  # (ROWS, 1)
         r, shift = statistics_of(Statistics, row, n_rows, RMS)
-        x = ()
-        dy = ()
-        dh = ()
-        if HELD:
-            x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)
-            dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES)
-            if HAS_DH:
-                dh = norms.read(DH, row, n_rows, n_cols, BLOCK, PIECES)
+        x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)
+        dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES)
         sum_g = tl.zeros((ROWS, BLOCK), tl.float32)
         sum_gx = tl.zeros((ROWS, BLOCK), tl.float32)
         more_dw = ()
         more_db = ()
         for k in tl.static_range(PIECES):
-            if HELD:
-                x_k, dy_k, w_k = x[k], dy[k], w[k]
-            else:
-                x_k = norms.read_piece(X, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_last")
-                dy_k = norms.read_piece(DY, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_last")
-                w_k = read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES, "evict_last")
-            x_hat, g = hat_and_g(x_k, dy_k, w_k, r, shift, RMS, HAS_WEIGHT)
+            x_hat, g = hat_and_g(x[k], dy[k], w[k], r, shift, RMS, HAS_WEIGHT)
             sum_g += g
             sum_gx += g * x_hat
-            if WANTS_WEIGHT:
-                more_dw += (dw[k] + dy_k.to(tl.float32) * x_hat,)
-            if WANTS_BIAS:
-                more_db += (db[k] + dy_k.to(tl.float32),)
+            more_dw += (dw[k] + dy[k].to(tl.float32) * x_hat,)
+            more_db += (db[k] + dy[k].to(tl.float32),)
         if WANTS_WEIGHT:
             dw = more_dw
         if WANTS_BIAS:
@@ -135,19 +116,10 @@ def norm_backward_rows(
             if not RMS:
                 mean_g = tl.sum(sum_g, axis=1, keep_dims=True) / n_cols
             for k in tl.static_range(PIECES):
-                if HELD:
-                    x_k, dy_k, w_k = x[k], dy[k], w[k]
-                else:
-                    x_k = norms.read_piece(X, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
-                    dy_k = norms.read_piece(DY, k, row, n_rows, n_cols, BLOCK, PIECES, "evict_first")
-                    w_k = read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES, "")
-                x_hat, g = hat_and_g(x_k, dy_k, w_k, r, shift, RMS, HAS_WEIGHT)
+                x_hat, g = hat_and_g(x[k], dy[k], w[k], r, shift, RMS, HAS_WEIGHT)
                 dx = dx_of(x_hat, g, r, mean_gx, mean_g, RMS)
                 if HAS_DH:
-                    if HELD:
-                        dx += dh[k].to(tl.float32)
-                    else:
-                        dx += norms.read_piece(DH, k, row, n_rows, n_cols, BLOCK, PIECES, "").to(tl.float32)
+                    dx += norms.read_piece(DH, k, row, n_rows, n_cols, BLOCK, PIECES).to(tl.float32)
                 if WANTS_X:
                     norms.write(DX, dx, k, row, n_rows, n_cols, BLOCK, PIECES)
                 if WANTS_RESIDUAL:
@@ -157,6 +129,70 @@ def norm_backward_rows(
             store_part(Parts, dw[k], 0, part, parts, k, n_cols, BLOCK)
         if WANTS_BIAS:
             store_part(Parts, db[k], 1 if WANTS_WEIGHT else 0, part, parts, k, n_cols, BLOCK)
+
+
+@triton.jit
+def read_block(X, col, n_cols, KEEP: tl.constexpr):
+    """Columns of one row, with 0 beyond its end, in X's format."""
+    return tl.load(X + col, mask=col < n_cols, other=0.0, eviction_policy=KEEP)
+
+
+@triton.jit
+def norm_backward_wide_rows(
+    DY, DH, X, W, Statistics, DX, DResidual, Parts, n_rows, n_cols,
+    RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_DH: tl.constexpr,
+    WANTS_X: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr, PIECES: tl.constexpr,
+):  # fmt: skip
+    """As `norm_backward_rows`, one row at a time, for rows that find no room in registers beside dw and db: they are
+    read a second time, from the nearest cache."""
+    part, parts = tl.program_id(0), tl.num_programs(0)
+    lane = tl.arange(0, BLOCK)
+    dw = ()
+    db = ()
+    for k in tl.static_range(PIECES):
+        dw += (tl.zeros((BLOCK,), tl.float32),)
+        db += (tl.zeros((BLOCK,), tl.float32),)
+    for row in range(part, n_rows, parts):
+        at = tl.cast(row, tl.int64) * n_cols
+        r, shift = statistics_of(Statistics, row, n_rows, RMS)
+        sum_g = tl.zeros((BLOCK,), tl.float32)
+        sum_gx = tl.zeros((BLOCK,), tl.float32)
+        more_dw = ()
+        more_db = ()
+        for k in tl.static_range(PIECES):
+            x = read_block(X + at, k * BLOCK + lane, n_cols, "evict_last")
+            dy = read_block(DY + at, k * BLOCK + lane, n_cols, "evict_last")
+            w = read_block(W, k * BLOCK + lane, n_cols, "evict_last")
+            x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
+            sum_g += g
+            sum_gx += g * x_hat
+            more_dw += (dw[k] + dy.to(tl.float32) * x_hat,)
+            more_db += (db[k] + dy.to(tl.float32),)
+        if WANTS_WEIGHT:
+            dw = more_dw
+        if WANTS_BIAS:
+            db = more_db
+        if WANTS_X or WANTS_RESIDUAL:
+            mean_gx = tl.sum(sum_gx, axis=0) / n_cols
+            mean_g = tl.sum(sum_g, axis=0) / n_cols
+            for k in tl.static_range(PIECES):
+                x = read_block(X + at, k * BLOCK + lane, n_cols, "evict_first")
+                dy = read_block(DY + at, k * BLOCK + lane, n_cols, "evict_first")
+                w = read_block(W, k * BLOCK + lane, n_cols, "")
+                x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
+                dx = dx_of(x_hat, g, r, mean_gx, mean_g, RMS)
+                if HAS_DH:
+                    dx += read_block(DH + at, k * BLOCK + lane, n_cols, "evict_first").to(tl.float32)
+                if WANTS_X:
+                    tl.store(DX + at + k * BLOCK + lane, dx.to(DX.dtype.element_ty), mask=k * BLOCK + lane < n_cols)
+                if WANTS_RESIDUAL:
+                    tl.store(DResidual + at + k * BLOCK + lane, dx.to(DResidual.dtype.element_ty), mask=k * BLOCK + lane < n_cols)
+    for k in tl.static_range(PIECES):
+        if WANTS_WEIGHT:
+            store_part(Parts, dw[k][None, :], 0, part, parts, k, n_cols, BLOCK)
+        if WANTS_BIAS:
+            store_part(Parts, db[k][None, :], 1 if WANTS_WEIGHT else 0, part, parts, k, n_cols, BLOCK)
 
 
 @triton.jit
@@ -198,7 +234,7 @@ def norm_backward_columns(
     col = j * BLOCK + tl.arange(0, BLOCK)[None, :]
     dw = tl.zeros((ROWS, BLOCK), tl.float32)
     db = tl.zeros((ROWS, BLOCK), tl.float32)
-    w = read_weight(W + j * BLOCK, 0, n_cols - j * BLOCK, HAS_WEIGHT, ROWS, BLOCK, 1, "")
+    w = read_weight(W + j * BLOCK, 0, n_cols - j * BLOCK, HAS_WEIGHT, ROWS, BLOCK, 1)
     for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
         row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
         inside = (row < n_rows) & (col < n_cols)
@@ -327,10 +363,15 @@ def _backward(
     switches = {"RMS": rms, "HAS_WEIGHT": weight is not None}
     wanted = {"WANTS_WEIGHT": wants_weight, "WANTS_BIAS": wants_bias}
     flags = switches | wanted | {"HAS_DH": dh is not None, "WANTS_X": wants_x, "WANTS_RESIDUAL": wants_residual}
-    if tile is not LONG:
+    if tile is not LONG and n_cols <= HELD:
         library.launch(
             norm_backward_rows, (n_parts,), *reads, *writes, n_rows, n_cols, **flags,
-            HELD=n_cols <= HELD, STAGES=stages(n_cols, tile, dy, dh, x), **tile.constants(n_cols), num_warps=tile.warps,
+            STAGES=stages(n_cols, tile, dy, dh, x), **tile.constants(n_cols), num_warps=tile.warps,
+        )  # fmt: skip
+    elif tile is not LONG:
+        library.launch(
+            norm_backward_wide_rows, (n_parts,), *reads, *writes, n_rows, n_cols, **flags,
+            BLOCK=tile.block, PIECES=triton.cdiv(n_cols, tile.block), num_warps=tile.warps,
         )  # fmt: skip
     else:
         means = x.new_empty((2, n_rows), dtype=torch.float32)
