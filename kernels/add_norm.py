@@ -3,9 +3,9 @@ r"""The step between two sub-layers: add to the residual stream, and normalise w
     h = residual + x,    y = norm(h),    the norm being `layer_norm` or `rms_norm`
     dresidual = dx = dh + (the gradient of h by way of y)
 
-As two operations that is five passes over memory; here x and the residual are read and h and y written once, 8 N bytes a
-row in bf16, the least that is possible. Backward reads h, dy and dh and writes one gradient, which is that of x and of
-the residual (two if they differ in dtype); it is shared with the other norms (`norms_backward`).
+As two operations that is five passes over memory; here x and the residual are read and h and y written once, 8 N bytes
+a row in bf16, the least that is possible. Backward reads h, dy and dh and writes one gradient, which is that of x and
+of the residual (two if they differ in dtype); it is shared with the other norms (`norms_backward`).
 
 h is rounded to the residual's dtype before it is normalised: y is the norm of what is stored.
 """
@@ -74,7 +74,8 @@ def _fake(
 
 
 _add_norm = library.operator(
-    "add_norm(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, float eps, bool rms) -> (Tensor, Tensor, Tensor)",
+    "add_norm(Tensor x, Tensor residual, Tensor? weight, Tensor? bias, float eps, bool rms) "
+    "-> (Tensor, Tensor, Tensor)",
     _forward, _fake,
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What the norms have in common on the way forth: rows in pieces, and long rows.
 
-Rows of up to 16,384 columns are held whole, as pieces of one power of two each: 768 columns are three pieces of 256, and
-no lane is idle, where one block of 1,024 would waste a quarter of them. A row of up to 1,024 columns has a warp to
+Rows of up to 16,384 columns are held whole, as pieces of one power of two each: 768 columns are three pieces of 256,
+and no lane is idle, where one block of 1,024 would waste a quarter of them. A row of up to 1,024 columns has a warp to
 itself, so that its sums need no shared memory. Longer rows go block by block.
 """
 
@@ -22,8 +22,8 @@ from . import library
 
 @triton.jit
 def place(k, row, n_rows, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
-    """The columns of piece k of the rows (ROWS, 1), and which of its numbers there are. Only the last piece can be ragged;
-    the others need no mask over columns."""
+    """The columns of piece k of the rows (ROWS, 1), and which of its numbers there are. Only the last piece can be
+    ragged; the others need no mask over columns."""
     col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = row < n_rows
     if k == PIECES - 1:
@@ -85,11 +85,10 @@ def centred(x, mean, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
 
 
 @triton.jit
-def read_parameter(
-    W, k, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr
-):
-    """Piece k of a weight or bias, in its own format, (ROWS, BLOCK): each row reads it for itself, so that it comes in
-    the layout that the rows have. Rows of (1, BLOCK) would be laid out over all threads and go through shared memory."""
+def read_parameter(W, k, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """Piece k of a weight or bias, in its own format, (ROWS, BLOCK): each row reads it for itself, from the cache, so
+    that it comes in the layout that the rows have. As (1, BLOCK) it would be spread over all threads first, and have
+    to go through shared memory."""
     col = tl.broadcast_to(k * BLOCK + tl.arange(0, BLOCK)[None, :], (ROWS, BLOCK))
     if k < PIECES - 1:
         return tl.load(W + col)

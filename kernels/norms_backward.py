@@ -7,12 +7,13 @@ RMSNorm has no mean: there x̂ = r x, and mean(g) is missing from dx. Where the 
 elsewhere, too (`add_norm`), the gradient from there is added to dx.
 
 Reading x and dy once and writing dx once is the least that is possible: 6 N bytes a row in bf16, for about 13 N
-operations. One kernel does it all: of a fixed number of programs each has every so-many-th row, and adds up dw and db of
-these in registers, while its next rows are on their way from memory. A second, small kernel adds up the programs. How
-many there are depends on the width alone, and nothing is added atomically, so the bits are the same every time.
+operations. One kernel does it all: of a fixed number of programs each has every so-many-th row, and adds up dw and db
+of these in registers, while its next rows are on their way from memory. A second, small kernel adds up the programs.
+How many there are depends on the width alone, and nothing is added atomically, so the bits are the same every time.
 
-Rows of more than 16,384 columns are read twice: for the two means of each row, and then, in blocks of columns, for all
-the rest.
+dw and db of 16,384 columns fill half the registers of a multiprocessor. Beside them a row is not held but read twice,
+the second time from the cache (`norm_backward_wide_rows`). For longer rows the second reading is a pass of its own over
+memory, in blocks of columns (`norm_long_row_means`, then `norm_backward_columns`).
 """
 
 from __future__ import annotations
@@ -132,9 +133,13 @@ def norm_backward_rows(
 
 
 @triton.jit
-def read_block(X, col, n_cols, KEEP: tl.constexpr):
-    """Columns of one row, with 0 beyond its end, in X's format."""
-    return tl.load(X + col, mask=col < n_cols, other=0.0, eviction_policy=KEEP)
+def place_of_one(k, n_cols, BLOCK: tl.constexpr, PIECES: tl.constexpr):
+    """As `norms.place` for a row that is there: only the last piece needs a mask."""
+    col = k * BLOCK + tl.arange(0, BLOCK)[None, :]
+    inside = tl.full((1, 1), True, tl.int1)
+    if k == PIECES - 1:
+        inside = col < n_cols
+    return col, inside
 
 
 @triton.jit
@@ -145,25 +150,25 @@ def norm_backward_wide_rows(
     BLOCK: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """As `norm_backward_rows`, one row at a time, for rows that find no room in registers beside dw and db: they are
-    read a second time, from the nearest cache."""
+    read twice, the second time from the nearest cache."""
     part, parts = tl.program_id(0), tl.num_programs(0)
-    lane = tl.arange(0, BLOCK)
     dw = ()
     db = ()
-    for k in tl.static_range(PIECES):
-        dw += (tl.zeros((BLOCK,), tl.float32),)
-        db += (tl.zeros((BLOCK,), tl.float32),)
-    for row in range(part, n_rows, parts):
-        at = tl.cast(row, tl.int64) * n_cols
+    for _ in tl.static_range(PIECES):
+        dw += (tl.zeros((1, BLOCK), tl.float32),)
+        db += (tl.zeros((1, BLOCK), tl.float32),)
+    for start in range(part, n_rows, parts):
+        row = (start + tl.arange(0, 1)[:, None]).to(tl.int64)  # (1, 1)
         r, shift = statistics_of(Statistics, row, n_rows, RMS)
-        sum_g = tl.zeros((BLOCK,), tl.float32)
-        sum_gx = tl.zeros((BLOCK,), tl.float32)
+        sum_g = tl.zeros((1, BLOCK), tl.float32)
+        sum_gx = tl.zeros((1, BLOCK), tl.float32)
         more_dw = ()
         more_db = ()
         for k in tl.static_range(PIECES):
-            x = read_block(X + at, k * BLOCK + lane, n_cols, "evict_last")
-            dy = read_block(DY + at, k * BLOCK + lane, n_cols, "evict_last")
-            w = read_block(W, k * BLOCK + lane, n_cols, "evict_last")
+            col, inside = place_of_one(k, n_cols, BLOCK, PIECES)
+            x = tl.load(X + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_last")
+            dy = tl.load(DY + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_last")
+            w = tl.load(W + col, mask=inside, other=0.0, eviction_policy="evict_last") if HAS_WEIGHT else dy
             x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
             sum_g += g
             sum_gx += g * x_hat
@@ -174,31 +179,33 @@ def norm_backward_wide_rows(
         if WANTS_BIAS:
             db = more_db
         if WANTS_X or WANTS_RESIDUAL:
-            mean_gx = tl.sum(sum_gx, axis=0) / n_cols
-            mean_g = tl.sum(sum_g, axis=0) / n_cols
+            mean_gx = tl.sum(sum_gx, axis=1, keep_dims=True) / n_cols
+            mean_g = tl.sum(sum_g, axis=1, keep_dims=True) / n_cols
             for k in tl.static_range(PIECES):
-                x = read_block(X + at, k * BLOCK + lane, n_cols, "evict_first")
-                dy = read_block(DY + at, k * BLOCK + lane, n_cols, "evict_first")
-                w = read_block(W, k * BLOCK + lane, n_cols, "")
+                col, inside = place_of_one(k, n_cols, BLOCK, PIECES)
+                x = tl.load(X + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_first")
+                dy = tl.load(DY + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_first")
+                w = tl.load(W + col, mask=inside, other=0.0) if HAS_WEIGHT else dy
                 x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
                 dx = dx_of(x_hat, g, r, mean_gx, mean_g, RMS)
                 if HAS_DH:
-                    dx += read_block(DH + at, k * BLOCK + lane, n_cols, "evict_first").to(tl.float32)
+                    dx += tl.load(DH + (row * n_cols + col), mask=inside, other=0.0).to(tl.float32)
                 if WANTS_X:
-                    tl.store(DX + at + k * BLOCK + lane, dx.to(DX.dtype.element_ty), mask=k * BLOCK + lane < n_cols)
+                    tl.store(DX + (row * n_cols + col), dx.to(DX.dtype.element_ty), mask=inside)
                 if WANTS_RESIDUAL:
-                    tl.store(DResidual + at + k * BLOCK + lane, dx.to(DResidual.dtype.element_ty), mask=k * BLOCK + lane < n_cols)
+                    tl.store(DResidual + (row * n_cols + col), dx.to(DResidual.dtype.element_ty), mask=inside)
     for k in tl.static_range(PIECES):
         if WANTS_WEIGHT:
-            store_part(Parts, dw[k][None, :], 0, part, parts, k, n_cols, BLOCK)
+            store_part(Parts, dw[k], 0, part, parts, k, n_cols, BLOCK)
         if WANTS_BIAS:
-            store_part(Parts, db[k][None, :], 1 if WANTS_WEIGHT else 0, part, parts, k, n_cols, BLOCK)
+            store_part(Parts, db[k], 1 if WANTS_WEIGHT else 0, part, parts, k, n_cols, BLOCK)
 
 
 @triton.jit
 def norm_long_row_means(
-    DY, X, W, Statistics, Means, n_rows, n_cols, RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr
-):
+    DY, X, W, Statistics, Means, n_rows, n_cols,
+    RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     """The means of g x̂ and of g of one row of any length, in blocks."""
     row = tl.program_id(0).to(tl.int64)
     X += row * n_cols
@@ -207,13 +214,11 @@ def norm_long_row_means(
     lane = tl.arange(0, BLOCK)
     sum_g = tl.zeros((BLOCK,), tl.float32)
     sum_gx = tl.zeros((BLOCK,), tl.float32)
-    for start in tl.range(0, n_cols, BLOCK, num_stages=3):
+    for start in tl.range(0, n_cols, BLOCK, num_stages=STAGES):
         col = start + lane
         x = tl.load(X + col, mask=col < n_cols, other=0.0)
         dy = tl.load(DY + col, mask=col < n_cols, other=0.0)
-        w = dy
-        if HAS_WEIGHT:
-            w = tl.load(W + col, mask=col < n_cols, other=0.0)
+        w = tl.load(W + col, mask=col < n_cols, other=0.0) if HAS_WEIGHT else dy
         x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
         sum_g += g
         sum_gx += g * x_hat
@@ -228,8 +233,8 @@ def norm_backward_columns(
     WANTS_X: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """As `norm_backward_rows`, for BLOCK columns of long rows whose two means are known. Columns come first, as only that
-    side of a grid may be longer than 65,535."""
+    """As `norm_backward_rows`, for BLOCK columns of long rows whose two means are known. Columns come first, as only
+    that side of a grid may be longer than 65,535."""
     j, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     col = j * BLOCK + tl.arange(0, BLOCK)[None, :]
     dw = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -277,10 +282,10 @@ def norm_sum_parts(
         at = (which * parts + part).to(tl.int64) * n_cols + col
         sums += tl.load(Parts + at, mask=(part < parts) & (col < n_cols), other=0.0)
     d = tl.sum(sums, axis=0, keep_dims=True)
-    if WANTS_WEIGHT:
+    if WANTS_WEIGHT:  # noqa: SIM102 (known when it is compiled, the other one when it runs)
         if which == 0:
             tl.store(DW + col, d.to(DW.dtype.element_ty), mask=col < n_cols)
-    if WANTS_BIAS:
+    if WANTS_BIAS:  # noqa: SIM102
         if which == tl.num_programs(1) - 1:
             tl.store(DB + col, d.to(DB.dtype.element_ty), mask=col < n_cols)
 

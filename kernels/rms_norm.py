@@ -2,8 +2,8 @@ r"""Root-mean-square normalisation over the last dimension (Zhang and Sennrich, 
 
     y = w x̂ + b,    x̂ = r x,    r = 1 / sqrt(mean(x²) + eps)
 
-That is `layer_norm` without the mean: one sum over the row in place of two, and the same memory to move, 4 N bytes a row
-in bf16, for about 6 N operations. The way back is shared (`norms_backward`).
+That is `layer_norm` without the mean: one sum over the row in place of two, and the same memory to move, 4 N bytes a
+row in bf16, for about 6 N operations. The way back is shared (`norms_backward`).
 """
 
 from __future__ import annotations

@@ -34,12 +34,13 @@ PLANTS = {
         "acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)",
         "acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT).to(tl.bfloat16).to(tl.float32)",
     ),
-    "a dropped gradient term": (LAYER_NORM, "d -= mean_g", "d -= 0 * mean_g"),
+    "a dropped gradient term": (LAYER_NORM, "(-r * mean_gx) + -r * mean_g)", "(-r * mean_gx))"),
     "no maximum": (SOFTMAX, "tl.exp(s - m[:, None])", "tl.exp(s)"),
     "a variance that cancels": (
         LAYER_NORM,
         "norms.total_of_squares(x, PIECES) / n_cols + eps)",
-        "norms.total_of_squares(norms.read(X, row, n_rows, n_cols, BLOCK, PIECES), PIECES) / n_cols - mean * mean + eps)",
+        "norms.total_of_squares(norms.read(X, row, n_rows, n_cols, BLOCK, PIECES), PIECES) / n_cols - mean * mean"
+        " + eps)",
     ),
     "a load without its mask": (SOFTMAX, "x = tl.load(X + at, mask=inside, other=0.0)", "x = tl.load(X + at)"),
     "a store without its mask": (

@@ -7,7 +7,7 @@ from hornbook.reference.layer_norm import layer_norm as reference_layer_norm
 from ..harness import WIDTHS, Case, Operation
 
 SUMS = "norm_sum_parts"
-BACKWARD = ("norm_backward_rows|norm_backward_columns", SUMS)
+BACKWARD = ("norm_backward_rows|norm_backward_wide_rows|norm_backward_columns", SUMS)
 FILES = ("norms", "norms_backward")
 
 LAYER_NORM = Operation(
