@@ -309,17 +309,15 @@ TABLE = {
     16384: norms.Tile(1, 4096, 16, 132),
 }
 HELD = 8192  # columns up to which a program has registers for its rows, too
-ROW_BYTES = 32 * 1024  # of x, up to which it has them for dw and db at least; a longer row goes in blocks of columns
+WIDE = 32 * 1024  # bytes of a row up to which it has them for dw and db at least; what is longer goes in blocks of columns
 AHEAD = 64 * 1024  # bytes of the next rows that a program may have on their way
 LONG = norms.Tile(2, 1024, 4, 64)  # of `norm_backward_columns`
 LONG_BLOCK, LONG_WARPS, LONG_STAGES = 4096, 16, 3  # of `norm_long_row_means`
-SUM_STEP, SUM_BLOCK = 128, 32
+SUM_STEP, SUM_BLOCK = 128, 32  # parts at a time, and columns a program, of `norm_sum_parts`
 
 
 def stages(n_cols: int, tile: norms.Tile, *streams: Tensor | None) -> int:
     """How many rounds of rows a program has in hand: the one it works on, and up to two on their way."""
-    if n_cols > HELD:
-        return 1
     columns = triton.cdiv(n_cols, tile.block) * tile.block
     ahead = tile.rows * columns * sum(t.element_size() for t in streams if t is not None)
     return 1 + min(2, AHEAD // ahead)
@@ -360,7 +358,7 @@ def _backward(
         return dx, dresidual, dw.zero_(), db.zero_()
     wants_x, wants_residual, wants_weight, wants_bias = wants
     dy, dh = dy.contiguous(), None if dh is None else dh.contiguous()
-    tile = (norms.tile(n_cols, TABLE) if n_cols * x.element_size() <= ROW_BYTES else None) or LONG
+    tile = (norms.tile(n_cols, TABLE) if n_cols * max(x.element_size(), dy.element_size()) <= WIDE else None) or LONG
     n_parts = min(tile.programs, triton.cdiv(n_rows, tile.rows))
     parts = x.new_empty((wants_weight + wants_bias, n_parts, n_cols), dtype=torch.float32)
     W = x if weight is None else weight
