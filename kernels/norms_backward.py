@@ -309,7 +309,7 @@ TABLE = {
     16384: norms.Tile(1, 4096, 16, 132),
 }
 HELD = 8192  # columns up to which a program has registers for its rows, too
-WIDE = 32 * 1024  # bytes of a row up to which it has them for dw and db at least; what is longer goes in blocks of columns
+WIDE = 32 * 1024  # bytes of a row up to which it has them for dw and db at least; longer rows go in blocks of columns
 AHEAD = 64 * 1024  # bytes of the next rows that a program may have on their way
 LONG = norms.Tile(2, 1024, 4, 64)  # of `norm_backward_columns`
 LONG_BLOCK, LONG_WARPS, LONG_STAGES = 4096, 16, 3  # of `norm_long_row_means`
