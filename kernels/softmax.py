@@ -4,10 +4,16 @@ r"""Softmax over the last dimension.
     dx_j = s y_j (dy_j - sum_k dy_k y_k)
 
 The causal form is the same on shorter rows: query i sees the first i + 1 + T_k - T_q columns, and the others are 0.
+They are written, but never read.
 
 A row that fits into registers is read once and written once, the least that is possible: 2 N bytes each way in bf16,
-about 5 N operations. A longer row is read twice: once for m and l, which are kept up to date from block to block
-(Milakov and Gimelshein, 2018, https://arxiv.org/abs/1805.02867), and once more to write y.
+about 8 N operations, which a GPU has time for while the bytes travel. exp(s (x - m)) is 2 to the power of (x - m) times
+s log₂e, a number that is known beforehand; x - m comes first, as s x alone may be too large for fp32.
+
+A longer row is read twice. The first time, m and l are kept up to date from chunk to chunk (Milakov and Gimelshein,
+2018, https://arxiv.org/abs/1805.02867), apart for each lane of a chunk, so that threads wait for each other only once, at
+the end. The second time goes backwards: the chunks that were read last are those that the L2 cache still has. The cache
+is told to keep what is read the first time, and not to keep what is read or written the second time.
 """
 
 from __future__ import annotations
@@ -23,149 +29,186 @@ from torch.autograd.function import once_differentiable
 
 from . import library
 
+LOG2E = math.log2(math.e)
+
 
 @triton.jit
-def columns_seen(row, n_cols, T_q, CAUSAL: tl.constexpr):
-    """How many columns count, for each of the rows (R,)."""
+def columns_seen(row, n_rows, n_cols, T_q, CAUSAL: tl.constexpr):
+    """How many columns count, for each of the rows: none for a row that does not exist."""
     if CAUSAL:
         seen = row % T_q + 1 + n_cols - T_q
-        return tl.maximum(seen, 0)
+        return tl.where(row < n_rows, tl.maximum(seen, 0), 0).to(tl.int32)
     else:
-        return row * 0 + n_cols
+        return tl.where(row < n_rows, n_cols, 0).to(tl.int32)
 
 
 @triton.jit
-def softmax_rows(X, Y, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """ROWS rows of up to BLOCK columns, each held whole."""
+def numbers(X, visible, NEGATIVE: tl.constexpr, POLICY: tl.constexpr):
+    """What is to be exponentiated, as fp32, turned round if the scale is below 0; what is not visible is -inf."""
+    if NEGATIVE:
+        return -tl.load(X, mask=visible, other=float("inf"), eviction_policy=POLICY).to(tl.float32)
+    else:
+        return tl.load(X, mask=visible, other=float("-inf"), eviction_policy=POLICY).to(tl.float32)
+
+
+@triton.jit
+def finite(m):
+    """A maximum to subtract: 0 for a row of nothing, where -inf would make nan."""
+    return tl.where(m == float("-inf"), 0.0, m)
+
+
+@triton.jit
+def softmax_rows(
+    X, Y, n_rows, n_cols, T_q, scale,
+    CAUSAL: tl.constexpr, NEGATIVE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of up to BLOCK columns, each held whole. ``scale`` is |s| log₂e."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
     col = tl.arange(0, BLOCK)  # (BLOCK,)
-    inside = (row < n_rows)[:, None] & (col < n_cols)[None, :]
     at = row[:, None] * n_cols + col[None, :]
-    x = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
-    visible = inside & (col[None, :] < columns_seen(row, n_cols, T_q, CAUSAL)[:, None])
-    s = tl.where(visible, x * scale, float("-inf"))
-    m = tl.max(s, axis=1)
-    m = tl.where(m == float("-inf"), 0.0, m)  # a row that sees nothing: e is 0 then, not nan
-    e = tl.exp(s - m[:, None])
+    visible = col[None, :] < columns_seen(row, n_rows, n_cols, T_q, CAUSAL)[:, None]
+    x = numbers(X + at, visible, NEGATIVE, "")
+    m = finite(tl.max(x, axis=1))
+    e = tl.where(visible, tl.exp2((x - m[:, None]) * scale), 0.0)
     l = tl.sum(e, axis=1)
-    y = e / tl.where(l == 0.0, 1.0, l)[:, None]
-    tl.store(Y + at, y.to(Y.dtype.element_ty), mask=inside)
+    y = e * (1 / tl.where(l == 0.0, 1.0, l))[:, None]
+    tl.store(Y + at, y.to(Y.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols)[None, :])
 
 
 @triton.jit
-def softmax_long_row(X, Y, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, BLOCK: tl.constexpr):
-    """One row of any length, in blocks."""
+def softmax_long_row(
+    X, Y, n_rows, n_cols, T_q, scale,
+    CAUSAL: tl.constexpr, NEGATIVE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """One row of any length, in chunks of LANES times WIDE columns; WIDE is what a thread loads at once."""
     row = tl.program_id(0).to(tl.int64)
-    seen = columns_seen(row, n_cols, T_q, CAUSAL)
+    seen = columns_seen(row, n_rows, n_cols, T_q, CAUSAL)
     X += row * n_cols
     Y += row * n_cols
-    lane = tl.arange(0, BLOCK)
-    m = tl.full((), float("-inf"), tl.float32)
-    l = tl.full((), 0.0, tl.float32)
-    for start in range(0, n_cols, BLOCK):
-        col = start + lane
-        x = tl.load(X + col, mask=col < n_cols, other=0.0).to(tl.float32)
-        s = tl.where(col < seen, x * scale, float("-inf"))
-        m_new = tl.maximum(m, tl.max(s, axis=0))
-        safe = tl.where(m_new == float("-inf"), 0.0, m_new)
-        l = l * tl.exp(m - safe) + tl.sum(tl.exp(s - safe), axis=0)
+    chunk = tl.arange(0, LANES)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
+    m = tl.full((LANES,), float("-inf"), tl.float32)
+    l = tl.zeros((LANES,), tl.float32)
+    for start in range(0, seen, LANES * WIDE):
+        col = start + chunk
+        x = numbers(X + col, col < seen, NEGATIVE, "evict_last")
+        m_new = tl.maximum(m, tl.max(x, axis=1))
+        e = tl.where(col < seen, tl.exp2((x - finite(m_new)[:, None]) * scale), 0.0)
+        before = tl.where(m == float("-inf"), 0.0, l * tl.exp2((m - m_new) * scale))
+        l = before + tl.sum(e, axis=1)
         m = m_new
-    m = tl.where(m == float("-inf"), 0.0, m)
-    l = tl.where(l == 0.0, 1.0, l)
-    for start in range(0, n_cols, BLOCK):
-        col = start + lane
-        x = tl.load(X + col, mask=col < n_cols, other=0.0).to(tl.float32)
-        s = tl.where(col < seen, x * scale, float("-inf"))
-        y = tl.exp(s - m) / l
-        tl.store(Y + col, y.to(Y.dtype.element_ty), mask=col < n_cols)
+    most = finite(tl.max(m, axis=0))
+    total = tl.sum(tl.where(m == float("-inf"), 0.0, l * tl.exp2((m - most) * scale)), axis=0)
+    share = 1 / tl.where(total == 0.0, 1.0, total)
+    last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
+    for back in range(0, n_cols, LANES * WIDE):
+        col = last - back + chunk
+        x = numbers(X + col, col < seen, NEGATIVE, "evict_first")
+        y = tl.where(col < seen, tl.exp2((x - most) * scale) * share, 0.0)
+        tl.store(Y + col, y.to(Y.dtype.element_ty), mask=col < n_cols, eviction_policy="evict_first")
 
 
 @triton.jit
-def softmax_backward_rows(Y, DY, DX, n_rows, n_cols, scale, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Masked columns need no mask here: their y is 0, and so is their dx."""
+def softmax_backward_rows(
+    Y, DY, DX, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     col = tl.arange(0, BLOCK)
-    inside = (row < n_rows)[:, None] & (col < n_cols)[None, :]
     at = row[:, None] * n_cols + col[None, :]
-    y = tl.load(Y + at, mask=inside, other=0.0).to(tl.float32)
-    dy = tl.load(DY + at, mask=inside, other=0.0).to(tl.float32)
+    visible = col[None, :] < columns_seen(row, n_rows, n_cols, T_q, CAUSAL)[:, None]
+    y = tl.load(Y + at, mask=visible, other=0.0).to(tl.float32)
+    dy = tl.load(DY + at, mask=visible, other=0.0).to(tl.float32)
     dx = scale * y * (dy - tl.sum(y * dy, axis=1)[:, None])
-    tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=inside)
+    tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols)[None, :])
 
 
 @triton.jit
-def softmax_backward_long_row(Y, DY, DX, n_rows, n_cols, scale, BLOCK: tl.constexpr):
+def softmax_backward_long_row(
+    Y, DY, DX, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr
+):
+    """Forwards for the sum, backwards for dx: as `softmax_long_row` does it, and for the same reason."""
     row = tl.program_id(0).to(tl.int64)
+    seen = columns_seen(row, n_rows, n_cols, T_q, CAUSAL)
     Y += row * n_cols
     DY += row * n_cols
     DX += row * n_cols
-    lane = tl.arange(0, BLOCK)
-    dot = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, n_cols, BLOCK):
-        col = start + lane
-        y = tl.load(Y + col, mask=col < n_cols, other=0.0).to(tl.float32)
-        dot += y * tl.load(DY + col, mask=col < n_cols, other=0.0).to(tl.float32)
-    total = tl.sum(dot, axis=0)
-    for start in range(0, n_cols, BLOCK):
-        col = start + lane
-        y = tl.load(Y + col, mask=col < n_cols, other=0.0).to(tl.float32)
-        dy = tl.load(DY + col, mask=col < n_cols, other=0.0).to(tl.float32)
-        tl.store(DX + col, (scale * y * (dy - total)).to(DX.dtype.element_ty), mask=col < n_cols)
+    chunk = tl.arange(0, LANES)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
+    sums = tl.zeros((LANES,), tl.float32)
+    for start in range(0, seen, LANES * WIDE):
+        col = start + chunk
+        y = tl.load(Y + col, mask=col < seen, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        dy = tl.load(DY + col, mask=col < seen, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        sums += tl.sum(y * dy, axis=1)
+    total = tl.sum(sums, axis=0)
+    last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
+    for back in range(0, n_cols, LANES * WIDE):
+        col = last - back + chunk
+        y = tl.load(Y + col, mask=col < seen, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        dy = tl.load(DY + col, mask=col < seen, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        dx = scale * y * (dy - total)
+        tl.store(DX + col, dx.to(DX.dtype.element_ty), mask=col < n_cols, eviction_policy="evict_first")
 
 
-# Columns up to → rows a program, warps: one table for all GPUs. What is longer goes block by block.
-TABLE = {64: (32, 4), 128: (16, 4), 256: (8, 4), 512: (4, 4), 1024: (2, 4), 2048: (1, 4), 4096: (1, 8), 8192: (1, 8)}
-LONG_BLOCK, LONG_WARPS = 4096, 8
+# Columns up to → rows a program, warps: one table for all GPUs. What is longer goes in chunks.
+TABLE = {
+    64: (32, 4), 128: (16, 4), 256: (8, 4), 512: (4, 4), 1024: (2, 4), 2048: (1, 4), 4096: (1, 8), 8192: (1, 8),
+    16384: (1, 16), 32768: (1, 16),
+}  # fmt: skip
+# Backward holds two numbers for each column.
+BACKWARD_TABLE = {most: shape for most, shape in TABLE.items() if most <= 16384}
+# Columns up to → lanes of a chunk, warps. Few rows at a time, so that the L2 cache holds what the GPU works at: with
+# 32 warps of 64 registers it is one row on each multiprocessor.
+LONG_TABLE = {65536: (2048, 16), 1 << 62: (4096, 32)}
 
 
-def tile(n_cols: int) -> tuple[int, int, int] | None:
-    """(ROWS, BLOCK, warps) for rows of ``n_cols``, or None if they are too long to be held whole."""
-    for most, (rows, warps) in TABLE.items():
+def tile(table: dict[int, tuple[int, int]], n_cols: int) -> tuple[int, int, int] | None:
+    """(first entry, columns up to, warps) of the class that rows of ``n_cols`` are in, or None if they are too long."""
+    for most, (first, warps) in table.items():
         if n_cols <= most:
-            return rows, most, warps
+            return first, most, warps
     return None
+
+
+def launch(
+    rows_kernel: Any, long_kernel: Any, table: dict[int, tuple[int, int]], n_rows: int, n_cols: int,
+    tensors: tuple[Tensor, ...], *numbers: float, **flags: bool,
+) -> None:  # fmt: skip
+    """Start one of two kernels: of rows held whole, or of one that goes in chunks."""
+    if (shape := tile(table, n_cols)) is not None:
+        rows, block, warps = shape
+        grid = (triton.cdiv(n_rows, rows),)
+        library.launch(rows_kernel, grid, *tensors, n_rows, n_cols, *numbers, **flags, ROWS=rows, BLOCK=block, num_warps=warps)
+        return
+    lanes, warps = next(found for most, found in LONG_TABLE.items() if n_cols <= most)
+    wide = 16 // tensors[0].element_size()
+    library.launch(
+        long_kernel, (n_rows,), *tensors, n_rows, n_cols, *numbers, **flags, LANES=lanes, WIDE=wide, num_warps=warps
+    )
 
 
 def _forward(x: Tensor, scale: float, causal: bool) -> Tensor:
     y = torch.empty_like(x)
-    n_cols = x.shape[-1]
     if x.numel() == 0:
         return y
-    n_rows = x.numel() // n_cols
+    n_cols = x.shape[-1]
     T_q = x.shape[-2] if causal else 1
-    if (shape := tile(n_cols)) is not None:
-        rows, block, warps = shape
-        grid = (triton.cdiv(n_rows, rows),)
-        library.launch(
-            softmax_rows, grid, x, y, n_rows, n_cols, T_q, scale,
-            CAUSAL=causal, ROWS=rows, BLOCK=block, num_warps=warps,
-        )  # fmt: skip
-    else:
-        library.launch(
-            softmax_long_row, (n_rows,), x, y, n_rows, n_cols, T_q, scale,
-            CAUSAL=causal, BLOCK=LONG_BLOCK, num_warps=LONG_WARPS,
-        )  # fmt: skip
+    launch(
+        softmax_rows, softmax_long_row, TABLE, x.numel() // n_cols, n_cols, (x, y), T_q, abs(scale) * LOG2E,
+        CAUSAL=causal, NEGATIVE=scale < 0,
+    )  # fmt: skip
     return y
 
 
-def _backward(y: Tensor, dy: Tensor, scale: float) -> Tensor:
+def _backward(y: Tensor, dy: Tensor, scale: float, causal: bool) -> Tensor:
     dx = torch.empty_like(y)
-    n_cols = y.shape[-1]
     if y.numel() == 0:
         return dx
-    n_rows = y.numel() // n_cols
+    n_cols = y.shape[-1]
+    T_q = y.shape[-2] if causal else 1
     dy = dy.contiguous()
-    if (shape := tile(n_cols)) is not None:
-        rows, block, warps = shape
-        grid = (triton.cdiv(n_rows, rows),)
-        library.launch(
-            softmax_backward_rows, grid, y, dy, dx, n_rows, n_cols, scale, ROWS=rows, BLOCK=block, num_warps=warps
-        )
-    else:
-        library.launch(
-            softmax_backward_long_row, (n_rows,), y, dy, dx, n_rows, n_cols, scale,
-            BLOCK=LONG_BLOCK, num_warps=LONG_WARPS,
-        )  # fmt: skip
+    launch(
+        softmax_backward_rows, softmax_backward_long_row, BACKWARD_TABLE, y.numel() // n_cols, n_cols, (y, dy, dx),
+        T_q, scale, CAUSAL=causal,
+    )  # fmt: skip
     return dx
 
 
@@ -173,7 +216,9 @@ _softmax = library.operator(
     "softmax(Tensor x, float scale, bool causal) -> Tensor", _forward, lambda x, scale, causal: torch.empty_like(x)
 )
 _softmax_backward = library.operator(
-    "softmax_backward(Tensor y, Tensor dy, float scale) -> Tensor", _backward, lambda y, dy, scale: torch.empty_like(y)
+    "softmax_backward(Tensor y, Tensor dy, float scale, bool causal) -> Tensor",
+    _backward,
+    lambda y, dy, scale, causal: torch.empty_like(y),
 )
 
 
@@ -185,13 +230,13 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(output)
-        ctx.scale = inputs[1]
+        ctx.scale, ctx.causal = inputs[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (y,) = ctx.saved_tensors
-        return _softmax_backward(y, dy, ctx.scale), None, None
+        return _softmax_backward(y, dy, ctx.scale, ctx.causal), None, None
 
 
 def refusal(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> str | None:

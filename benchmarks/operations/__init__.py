@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 
-from . import attention, base, layer_norm, softmax
+from . import attention, base, cross_entropy, layer_norm, linear_cross_entropy, softmax
 from .base import Case, Function, Operation, Shape, results
 
-OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention)}
+MODULES = (softmax, layer_norm, attention, cross_entropy, linear_cross_entropy)
+OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
 

@@ -1,0 +1,539 @@
+r"""Cross-entropy of predictions, and its gradient in the same pass over the logits.
+
+    L = log Z - x_t,    Z = sum_j exp(x_j),    ∂L/∂x_j = p_j - [j = t],    p_j = exp(x_j) / Z
+
+and with what large models train with besides (label smoothing ε, z-loss ζ, soft-cap c; see `reference.cross_entropy`),
+where x̄ is the mean of the row and V its length:
+
+    L = (1 - ε) (log Z - x_t) + ε (log Z - x̄) + ζ log²Z
+    ∂L/∂x_j = p_j (1 + 2 ζ log Z) - (1 - ε) [j = t] - ε / V,    times 1 - (x_j / c)² where x_j is c tanh(.. / c)
+
+A sum or a mean has the same gradient, up to one factor, whatever is done with it. So where a gradient is wanted it is
+written while the logits are at hand: 2 V bytes read and 2 V written a row in bf16, the least that is possible, about
+12 V operations. A row that fits into registers is read once. A longer one is read twice, the second time from the L2
+cache: see `softmax` for how, and why backwards.
+
+**The factor.** The mean's 1 / count is multiplied in at once; the targets that count are counted by a kernel before, and
+the number stays on the GPU. (In fp16 a small share of a small number would be 0, so there it comes at the end.) What
+arrives in backward, g, is 1 as a rule. A kernel multiplies the gradient by g in place; each of its programs looks at g
+first, and if there is nothing to do it ends: no memory is moved, and nobody waits for the GPU to tell.
+
+So the first backward hands its buffer out, multiplied. Should the graph be kept for a second one, that computes the
+gradient anew, from the logits and log Z. With ``inplace`` there are no logits any more, and so no second time.
+
+An id that is neither ``ignore_index`` nor one of 0 ... V - 1 reads nothing; the loss of its row is nan, to be noticed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import library
+
+LOG2E = tl.constexpr(math.log2(math.e))
+
+
+@triton.jit
+def count_targets(Targets, Counts, n_rows, ignore_index, BLOCK: tl.constexpr):
+    """How many targets count, in as many parts as there are programs."""
+    count = tl.zeros((BLOCK,), tl.int32)
+    for start in range(tl.program_id(0) * BLOCK, n_rows, tl.num_programs(0) * BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        count += (tl.load(Targets + row, mask=row < n_rows, other=ignore_index) != ignore_index).to(tl.int32)
+    tl.store(Counts + tl.program_id(0), tl.sum(count, axis=0))
+
+
+@triton.jit
+def counted(Counts, PARTS: tl.constexpr):
+    """The sum of what `count_targets` counted."""
+    return tl.sum(tl.load(Counts + tl.arange(0, PARTS)), axis=0).to(tl.float32)
+
+
+@triton.jit
+def tanh(x):
+    """To about 3 units in the last place; near 0 by its series, as a difference of exponentials would cancel there."""
+    z = x * x
+    near = x + x * z * (-1 / 3 + z * (2 / 15 + z * (-17 / 315 + z * (62 / 2835))))
+    e = tl.exp2(tl.abs(x) * (-2 * LOG2E))
+    far = (1 - e) / (1 + e)
+    return tl.where(z < 1 / 16, near, tl.where(x < 0, -far, far))
+
+
+@triton.jit
+def logits_of(X, seen, softcap, CAPPED: tl.constexpr, POLICY: tl.constexpr):
+    """Logits in fp32, soft-capped; -inf where none is seen."""
+    x = tl.load(X, mask=seen, other=float("-inf"), eviction_policy=POLICY).to(tl.float32)
+    if CAPPED:
+        return tl.where(seen, softcap * tanh(x * (1 / softcap)), float("-inf"))
+    else:
+        return x
+
+
+@triton.jit
+def target_of(X, at, known, softcap, CAPPED: tl.constexpr):
+    """The logit of the target; nan if it is not one of the row."""
+    x = tl.load(X + at, mask=known, other=float("nan")).to(tl.float32)
+    if CAPPED:
+        return softcap * tanh(x * (1 / softcap))
+    else:
+        return x
+
+
+@triton.jit
+def loss_of(m, l, x_t, away, n_cols, smoothing, z_loss, SMOOTHED: tl.constexpr):
+    """The loss and log Z of rows with the largest logit m, l = sum of exp(x - m) and away = sum of x - x_t. Numbers are
+    subtracted from each other first, as far as possible: all logits of a row may be large."""
+    log_l = tl.log(l)
+    log_z = m + log_l
+    loss = log_l + (m - x_t)
+    if SMOOTHED:
+        loss -= smoothing * (away / n_cols)
+    return loss + tl.where(z_loss == 0.0, 0.0, z_loss * log_z * log_z), log_z
+
+
+@triton.jit
+def slope(p, x, is_target, hit, rest, softcap, CAPPED: tl.constexpr):
+    """The gradient by logits x with (scaled) probabilities p; ``hit`` is what the target loses, ``rest`` what all do."""
+    d = p - rest - tl.where(is_target, hit, 0.0)
+    if CAPPED:
+        y = x / softcap
+        return d * ((1 - y) * (1 + y))
+    else:
+        return d
+
+
+@triton.jit
+def cross_entropy_rows(
+    X, Targets, Loss, LogZ, D, Counts, n_rows, n_cols, stride_x, stride_d, ignore_index, smoothing, z_loss, softcap,
+    CAPPED: tl.constexpr, SMOOTHED: tl.constexpr, MEAN: tl.constexpr, GRADIENT: tl.constexpr, SHARED: tl.constexpr,
+    PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """ROWS rows of up to BLOCK columns, each held whole. D may be X. SHARED: 1 / count is in the gradient."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
+    col = tl.arange(0, BLOCK)  # (BLOCK,)
+    t = tl.load(Targets + row, mask=row < n_rows, other=ignore_index)
+    counts = (row < n_rows) & (t != ignore_index)
+    known = counts & (t >= 0) & (t < n_cols)
+    x_t = target_of(X, row * stride_x + t, known, softcap, CAPPED)  # before D may be written over it
+    seen = counts[:, None] & (col < n_cols)[None, :]
+    x = logits_of(X + row[:, None] * stride_x + col[None, :], seen, softcap, CAPPED, "")
+    m = tl.max(x, axis=1)
+    m = tl.where(m == float("-inf"), 0.0, m)
+    e = tl.exp2((x - m[:, None]) * LOG2E)
+    l = tl.where(counts, tl.sum(e, axis=1), 1.0)
+    away = m * 0
+    if SMOOTHED:
+        away = tl.sum(tl.where(seen, x - x_t[:, None], 0.0), axis=1)
+    loss, log_z = loss_of(m, l, x_t, away, n_cols, smoothing, z_loss, SMOOTHED)
+    loss = tl.where(counts, loss, 0.0)
+    share = 1.0
+    if MEAN:
+        count = counted(Counts, PARTS)
+        loss = tl.div_rn(loss, m * 0 + count)
+        if SHARED:
+            share = 1 / tl.maximum(count, 1.0)
+    tl.store(Loss + row, loss, mask=row < n_rows)
+    tl.store(LogZ + row, log_z, mask=row < n_rows)
+    if GRADIENT:
+        p = e * (share * (1 + 2 * z_loss * log_z) / l)[:, None]
+        is_target = col[None, :] == tl.where(known, t, -1).to(tl.int32)[:, None]
+        d = slope(p, x, is_target, (1 - smoothing) * share, smoothing / n_cols * share, softcap, CAPPED)
+        d = tl.where(counts[:, None], d, 0.0)
+        at = row[:, None] * stride_d + col[None, :]
+        tl.store(D + at, d.to(D.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols)[None, :])
+
+
+@triton.jit
+def cross_entropy_long_row(
+    X, Targets, Loss, LogZ, D, Counts, n_cols, stride_x, stride_d, ignore_index, smoothing, z_loss, softcap,
+    CAPPED: tl.constexpr, SMOOTHED: tl.constexpr, MEAN: tl.constexpr, GRADIENT: tl.constexpr, SHARED: tl.constexpr,
+    PARTS: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """One row of any length, in chunks of LANES times WIDE columns. D may be X."""
+    row = tl.program_id(0).to(tl.int64)
+    X += row * stride_x
+    D += row * stride_d
+    t = tl.load(Targets + row)
+    counts = t != ignore_index
+    known = counts & (t >= 0) & (t < n_cols)
+    x_t = target_of(X, t, known, softcap, CAPPED)
+    end = tl.where(counts, n_cols, 0)  # of what must be read
+    chunk = tl.arange(0, LANES)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
+    ms = tl.full((LANES,), float("-inf"), tl.float32)
+    ls = tl.zeros((LANES,), tl.float32)
+    aways = tl.zeros((LANES,), tl.float32)
+    for start in range(0, end, LANES * WIDE):
+        col = start + chunk
+        x = logits_of(X + col, col < end, softcap, CAPPED, "evict_last")
+        new = tl.maximum(ms, tl.max(x, axis=1))
+        safe = tl.where(new == float("-inf"), 0.0, new)
+        ls = ls * tl.exp2((ms - safe) * LOG2E) + tl.sum(tl.exp2((x - safe[:, None]) * LOG2E), axis=1)
+        ms = new
+        if SMOOTHED:
+            aways += tl.sum(tl.where(col < end, x - x_t, 0.0), axis=1)
+    m = tl.max(ms, axis=0)
+    m = tl.where(m == float("-inf"), 0.0, m)
+    l = tl.where(counts, tl.sum(ls * tl.exp2((ms - m) * LOG2E), axis=0), 1.0)
+    loss, log_z = loss_of(m, l, x_t, tl.sum(aways, axis=0), n_cols, smoothing, z_loss, SMOOTHED)
+    loss = tl.where(counts, loss, 0.0)
+    share = 1.0
+    if MEAN:
+        count = counted(Counts, PARTS)
+        loss = tl.div_rn(loss, count)
+        if SHARED:
+            share = 1 / tl.maximum(count, 1.0)
+    tl.store(Loss + row, loss)
+    tl.store(LogZ + row, log_z)
+    if GRADIENT:
+        scale = share * (1 + 2 * z_loss * log_z) / l
+        target = tl.where(known, t, -1).to(tl.int32)
+        last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
+        for back in range(0, n_cols, LANES * WIDE):
+            col = last - back + chunk
+            x = logits_of(X + col, col < end, softcap, CAPPED, "evict_first")
+            p = tl.exp2((x - m) * LOG2E) * scale
+            d = slope(p, x, col == target, (1 - smoothing) * share, smoothing / n_cols * share, softcap, CAPPED)
+            d = tl.where(col < end, d, 0.0)
+            tl.store(D + col, d.to(D.dtype.element_ty), mask=col < n_cols, eviction_policy="evict_first")
+
+
+@triton.jit
+def cross_entropy_slopes(
+    X, Targets, LogZ, G, D, Counts, n_rows, n_cols, stride_x, stride_d, stride_g, ignore_index,
+    smoothing, z_loss, softcap,
+    CAPPED: tl.constexpr, MEAN: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradient alone, from log Z, and for each row its own g. D may be X."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    t = tl.load(Targets + row, mask=row < n_rows, other=ignore_index)
+    counts = (row < n_rows) & (t != ignore_index)
+    log_z = tl.load(LogZ + row, mask=counts, other=0.0)
+    share = tl.load(G + row * stride_g, mask=counts, other=0.0).to(tl.float32)
+    if MEAN:
+        share = share / tl.maximum(counted(Counts, PARTS), 1.0)
+    target = tl.where(counts, t, -1).to(tl.int32)[:, None]
+    scale = (share * (1 + 2 * z_loss * log_z))[:, None]
+    hit, rest = ((1 - smoothing) * share)[:, None], (smoothing / n_cols * share)[:, None]
+    for start in range(0, n_cols, BLOCK):
+        col = (start + tl.arange(0, BLOCK))[None, :]
+        seen = counts[:, None] & (col < n_cols)
+        x = logits_of(X + row[:, None] * stride_x + col, seen, softcap, CAPPED, "")
+        p = tl.exp2((x - log_z[:, None]) * LOG2E) * scale
+        d = tl.where(counts[:, None], slope(p, x, col == target, hit, rest, softcap, CAPPED), 0.0)
+        tl.store(D + row[:, None] * stride_d + col, d.to(D.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols))
+
+
+@triton.jit
+def scale_in_place(D, G, Counts, n, DIVIDED: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    """D times g (by the count, where DIVIDED), if that is not 1."""
+    g = tl.load(G).to(tl.float32)
+    if DIVIDED:
+        g = g / tl.maximum(counted(Counts, PARTS), 1.0)
+    if g != 1.0:
+        for start in range(tl.program_id(0).to(tl.int64) * BLOCK, n, tl.num_programs(0) * BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            d = tl.load(D + at, mask=at < n, other=0.0).to(tl.float32)
+            tl.store(D + at, (d * g).to(D.dtype.element_ty), mask=at < n)
+
+
+# Columns up to → rows a program, warps: one table for all GPUs. What is longer goes in chunks.
+TABLE = {
+    64: (32, 4), 128: (16, 4), 256: (8, 4), 512: (4, 4), 1024: (2, 4), 2048: (1, 4), 4096: (1, 8), 8192: (1, 8),
+    16384: (1, 16), 32768: (1, 16),
+}  # fmt: skip
+# Columns up to → lanes of a chunk, warps; see `softmax`.
+LONG_TABLE = {65536: (2048, 16), 1 << 62: (4096, 32)}
+# Where log Z is known, a row need not be held whole: columns at a time.
+SLOPES = 2048
+# Programs that count targets, and how many each takes at once.
+PARTS, PART = 32, 2048
+# Programs that multiply a gradient, at most, and how many numbers each takes at once. Few, as they mostly only end.
+SCALING, SCALED = 1024, 4096
+
+
+def tile(n_cols: int) -> tuple[int, int, int] | None:
+    """(ROWS, BLOCK, warps) for rows of ``n_cols``, or None if they are too long to be held whole."""
+    for most, (rows, warps) in TABLE.items():
+        if n_cols <= most:
+            return rows, most, warps
+    return None
+
+
+class Options(NamedTuple):
+    """How losses are made, in the order in which operators take it."""
+
+    ignore_index: int
+    reduction: str
+    label_smoothing: float
+    z_loss: float
+    softcap: float | None
+
+
+def is_shared(reduction: str, dtype: torch.dtype) -> bool:
+    """Whether 1 / count is in the gradient from the start."""
+    return reduction == "mean" and dtype != torch.float16
+
+
+def count(targets: Tensor, options: Options) -> Tensor:
+    """(PARTS,) numbers whose sum is how many targets count; nothing where nobody asks."""
+    if options.reduction != "mean":
+        return targets.new_empty(0, dtype=torch.int32)
+    counts = targets.new_empty(PARTS, dtype=torch.int32)
+    library.launch(count_targets, (PARTS,), targets, counts, len(targets), options.ignore_index, BLOCK=PART)
+    return counts
+
+
+def losses_into(
+    losses: Tensor, log_z: Tensor, gradient: Tensor | None,
+    logits: Tensor, targets: Tensor, counts: Tensor, options: Options,
+) -> None:  # fmt: skip
+    """The losses of rows of logits, which add up to the result, log Z, and the gradient, which may be the logits.
+
+    Args:
+        losses, log_z: (N,), written.
+        gradient: (N, V), written; none if it is not wanted.
+        counts: of all targets, of which these rows may be a part.
+    """
+    n_rows, n_cols = logits.shape
+    index, reduction, smoothing, z_loss, softcap = options
+    d = logits if gradient is None else gradient
+    flags = {
+        "CAPPED": softcap is not None, "SMOOTHED": smoothing != 0, "MEAN": reduction == "mean",
+        "GRADIENT": gradient is not None, "SHARED": is_shared(reduction, logits.dtype), "PARTS": PARTS,
+    }  # fmt: skip
+    tensors = (logits, targets, losses, log_z, d, counts)
+    numbers = (logits.stride(0), d.stride(0), index, smoothing, z_loss, softcap or 1.0)
+    if (shape := tile(n_cols)) is not None:
+        rows, block, warps = shape
+        library.launch(
+            cross_entropy_rows, (triton.cdiv(n_rows, rows),), *tensors, n_rows, n_cols, *numbers,
+            **flags, ROWS=rows, BLOCK=block, num_warps=warps,
+        )  # fmt: skip
+    else:
+        lanes, warps = next(found for most, found in LONG_TABLE.items() if n_cols <= most)
+        library.launch(
+            cross_entropy_long_row, (n_rows,), *tensors, n_cols, *numbers,
+            **flags, LANES=lanes, WIDE=16 // logits.element_size(), num_warps=warps,
+        )  # fmt: skip
+
+
+def slopes_into(
+    gradient: Tensor, logits: Tensor, targets: Tensor, log_z: Tensor, g: Tensor, counts: Tensor, options: Options
+) -> None:
+    """The gradient of losses whose log Z is known, times g, a number for each row or one for all."""
+    n_rows, n_cols = logits.shape
+    index, reduction, smoothing, z_loss, softcap = options
+    rows, block, warps = tile(min(n_cols, SLOPES)) or (1, SLOPES, 4)
+    library.launch(
+        cross_entropy_slopes, (triton.cdiv(n_rows, rows),), logits, targets, log_z, g, gradient, counts, n_rows, n_cols,
+        logits.stride(0), gradient.stride(0), g.stride(0) if g.dim() else 0, index, smoothing, z_loss, softcap or 1.0,
+        CAPPED=softcap is not None, MEAN=reduction == "mean", PARTS=PARTS, ROWS=rows, BLOCK=block, num_warps=warps,
+    )  # fmt: skip
+
+
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    """What losses add up to. The mean of none is nan."""
+    if reduction == "none":
+        return losses
+    return losses.sum() if len(losses) or reduction == "sum" else losses.new_full((), math.nan)
+
+
+def _losses(logits: Tensor, targets: Tensor, gradient: Tensor | None, options: Options) -> tuple[Tensor, ...]:
+    counts = count(targets, options)
+    losses, log_z = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(2))
+    losses_into(losses, log_z, gradient, logits, targets, counts, options)
+    return reduced(losses, options.reduction), log_z, counts
+
+
+def _forward(logits: Tensor, targets: Tensor, *options_wants: Any) -> tuple[Tensor, ...]:
+    *options, wants = options_wants
+    gradient = logits.new_empty(logits.shape if wants else 0)
+    return *_losses(logits, targets, gradient if wants else None, Options(*options)), gradient
+
+
+def _forward_in_place(logits: Tensor, targets: Tensor, *options: Any) -> tuple[Tensor, ...]:
+    return _losses(logits, targets, logits, Options(*options))
+
+
+def _backward(
+    logits: Tensor, targets: Tensor, log_z: Tensor, g: Tensor, counts: Tensor, *options: Any
+) -> Tensor:
+    gradient = logits.new_empty(logits.shape)
+    slopes_into(gradient, logits, targets, log_z, g, counts, Options(*options))
+    return gradient
+
+
+def _scale(gradient: Tensor, g: Tensor, counts: Tensor, divided: bool) -> None:
+    n = gradient.numel()
+    grid = (min(SCALING, triton.cdiv(n, SCALED)),)
+    library.launch(
+        scale_in_place, grid, gradient, g, counts, n, DIVIDED=divided, PARTS=PARTS, BLOCK=SCALED, num_warps=8
+    )
+
+
+def _fake_in_place(logits: Tensor, targets: Tensor, _: int, reduction: str, *rest: Any) -> tuple[Tensor, ...]:
+    log_z = logits.new_empty(logits.shape[0], dtype=torch.float32)
+    loss = torch.empty_like(log_z) if reduction == "none" else log_z.new_empty(())
+    return loss, log_z, targets.new_empty(PARTS if reduction == "mean" else 0, dtype=torch.int32)
+
+
+def _fake(logits: Tensor, targets: Tensor, *options_wants: Any) -> tuple[Tensor, ...]:
+    wants = options_wants[-1]
+    return *_fake_in_place(logits, targets, *options_wants), logits.new_empty(logits.shape if wants else 0)
+
+
+HOW = "int ignore_index, str reduction, float label_smoothing, float z_loss, float? softcap"
+_cross_entropy = library.operator(
+    "cross_entropy(Tensor logits, Tensor targets, " + HOW + ", bool gradient) -> (Tensor, Tensor, Tensor, Tensor)",
+    _forward,
+    _fake,
+)
+_cross_entropy_ = library.operator(
+    "cross_entropy_(Tensor(a!) logits, Tensor targets, " + HOW + ") -> (Tensor, Tensor, Tensor)",
+    _forward_in_place,
+    _fake_in_place,
+)
+_cross_entropy_backward = library.operator(
+    "cross_entropy_backward(Tensor logits, Tensor targets, Tensor log_z, Tensor g, Tensor counts, " + HOW + ") -> Tensor",
+    _backward,
+    lambda logits, *_: logits.new_empty(logits.shape),
+)
+_cross_entropy_scale_ = library.operator(
+    "cross_entropy_scale_(Tensor(a!) gradient, Tensor g, Tensor counts, bool divided) -> ()",
+    _scale,
+    lambda *_: None,
+)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        logits: Tensor, targets: Tensor, options: Options, wants: bool, in_place: bool
+    ) -> tuple[Tensor, ...]:
+        if not in_place:
+            return _cross_entropy(logits, targets, *options, wants)
+        made = _cross_entropy_(logits, targets, *options)
+        torch.autograd.graph.increment_version(logits)  # whoever needs them for a gradient gets an error
+        return made
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logits, targets, ctx.options, _, ctx.in_place = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # no zeros in the place of their gradients
+        ctx.save_for_backward(logits, targets, *output[1:])
+        ctx.handed_out = False
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return (None,) * 5
+        logits, targets, log_z, counts, *made = ctx.saved_tensors
+        gradient = logits.detach() if ctx.in_place else made[0]
+        reduction = ctx.options.reduction
+        # A compiled graph changes what it saved only if nobody can tell.
+        again = ctx.handed_out and not torch.compiler.is_compiling()
+        if again and ctx.in_place:
+            raise RuntimeError(
+                "cross_entropy: the gradient was written over the logits (inplace=True) and has been handed out, "
+                "so there is no way back a second time: leave inplace out where a graph is kept"
+            )
+        if again or reduction == "none":
+            gradient = _cross_entropy_backward(logits, targets, log_z, g, counts, *ctx.options)
+        else:
+            if not torch.compiler.is_compiling():
+                ctx.handed_out = True
+            divided = reduction == "mean" and not is_shared(reduction, gradient.dtype)
+            _cross_entropy_scale_(gradient, g, counts, divided)
+        return gradient, None, None, None, None
+
+
+def options_refused(reduction: str, label_smoothing: float, softcap: float | None) -> str | None:
+    """Why these options cannot be."""
+    if reduction not in ("mean", "sum", "none"):
+        return f"reduction is 'mean', 'sum' or 'none', not {reduction!r}"
+    if not 0 <= label_smoothing <= 1:
+        return f"label_smoothing is a share, from 0 to 1, not {label_smoothing}"
+    if softcap is not None and not 0 < softcap < math.inf:
+        return f"softcap is a number above 0, not {softcap}"
+    return None
+
+
+def targets_refused(targets: Tensor, n_rows: int, device: torch.device) -> str | None:
+    """Why these cannot be the targets of ``n_rows`` rows."""
+    if targets.dtype not in (torch.int64, torch.int32):
+        return f"targets are ids, int64 or int32, not {str(targets.dtype).removeprefix('torch.')}"
+    if targets.shape != (n_rows,):
+        return f"targets has shape {tuple(targets.shape)}, but there are {n_rows} rows"
+    if targets.device != device:
+        return f"the tensors are on {device} and on {targets.device}, but must be on one device"
+    return None
+
+
+def refusal(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    inplace: bool = False,
+) -> str | None:
+    """Why the kernel does not take this call, or None if it does."""
+    if logits.dim() != 2:
+        return f"logits has {logits.dim()} dimensions, but (N, V) is needed"
+    if not logits.shape[1]:
+        return "logits has no columns"
+    return (
+        library.tensors_refused(logits)
+        or targets_refused(targets, logits.shape[0], logits.device)
+        or options_refused(reduction, label_smoothing, softcap)
+    )
+
+
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    """-log softmax(logits)[target], in nats; see `reference.cross_entropy`.
+
+    Args:
+        logits: (N, V), fp32, fp16 or bf16; rows may lie further apart than V.
+        targets: (N,) ids, int64 or int32; those equal to ``ignore_index`` count for nothing. The loss of any other that
+            is not in 0 ... V - 1 is nan.
+        reduction: "mean", "sum" or "none".
+        label_smoothing, z_loss, softcap: as in the reference.
+        inplace: write the gradient of a mean or a sum over the logits. They must not be used afterwards, and the
+            graph allows one backward. (Under torch.compile, which finds out by itself what may be overwritten, and
+            for reduction="none" nothing is.)
+
+    Returns:
+        The loss in fp32.
+
+    Raises:
+        UnsupportedError: for other dtypes, shapes and options.
+    """
+    options = Options(ignore_index, reduction, float(label_smoothing), float(z_loss), softcap)
+    library.require(refusal(logits, targets, **options._asdict()))
+    wants = reduction != "none" and torch.is_grad_enabled() and logits.requires_grad
+    in_place = inplace and wants and not torch.compiler.is_compiling()
+    if in_place or logits.stride(1) != 1 or logits.stride(0) < logits.shape[1]:
+        logits = logits.contiguous()
+    return _CrossEntropy.apply(logits, targets.contiguous(), options, wants, in_place)[0]
