@@ -13,8 +13,8 @@ written while the logits are at hand: 2 V bytes read and 2 V written a row in bf
 12 V operations. A row that fits into registers is read once. A longer one is read twice, the second time from the L2
 cache: see `softmax` for how, and why backwards.
 
-**The factor.** The mean's 1 / count is multiplied in at once; the targets that count are counted by a kernel before, and
-the number stays on the GPU. (In fp16 a small share of a small number would be 0, so there it comes at the end.) What
+**The factor.** The mean's 1 / count is multiplied in at once; a kernel counts the targets that count before, and the
+number stays on the GPU. (In fp16 a small share of a small number would be 0, so there it comes at the end.) What
 arrives in backward, g, is 1 as a rule. A kernel multiplies the gradient by g in place; each of its programs looks at g
 first, and if there is nothing to do it ends: no memory is moved, and nobody waits for the GPU to tell.
 
@@ -87,23 +87,34 @@ def target_of(X, at, known, softcap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def loss_of(m, l, x_t, away, n_cols, smoothing, z_loss, SMOOTHED: tl.constexpr):
-    """The loss and log Z of rows with the largest logit m, l = sum of exp(x - m) and away = sum of x - x_t. Numbers are
-    subtracted from each other first, as far as possible: all logits of a row may be large."""
+def losses_of(
+    m, l, x_t, away, counts, Counts, n_cols, smoothing, z_loss,
+    SMOOTHED: tl.constexpr, MEAN: tl.constexpr, SHARED: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """The losses of rows with the largest logit m, l = sum of exp(x - m) and away = sum of x - x_t; log Z; and what the
+    gradient is multiplied by. Numbers are subtracted first, as far as possible: all logits of a row may be large."""
     log_l = tl.log(l)
     log_z = m + log_l
     loss = log_l + (m - x_t)
     if SMOOTHED:
         loss -= smoothing * (away / n_cols)
-    return loss + tl.where(z_loss == 0.0, 0.0, z_loss * log_z * log_z), log_z
+    loss += tl.where(z_loss == 0.0, 0.0, z_loss * log_z * log_z)
+    loss = tl.where(counts, loss, 0.0)
+    share = 1.0
+    if MEAN:
+        count = counted(Counts, PARTS)
+        loss = tl.div_rn(loss, loss * 0 + count)
+        if SHARED:
+            share = 1 / tl.maximum(count, 1.0)
+    return loss, log_z, share
 
 
 @triton.jit
-def slope(p, x, is_target, hit, rest, softcap, CAPPED: tl.constexpr):
-    """The gradient by logits x with (scaled) probabilities p; ``hit`` is what the target loses, ``rest`` what all do."""
-    d = p - rest - tl.where(is_target, hit, 0.0)
+def slope(p, x, is_target, log_z, n_cols, smoothing, z_loss, softcap, CAPPED: tl.constexpr):
+    """The gradient by logits x with probabilities p. The z-loss comes last: p - 1 may cancel."""
+    d = (p - smoothing / n_cols - tl.where(is_target, 1 - smoothing, 0.0)) + p * (2 * z_loss * log_z)
     if CAPPED:
-        y = x / softcap
+        y = x * (1 / softcap)
         return d * ((1 - y) * (1 + y))
     else:
         return d
@@ -117,37 +128,29 @@ def cross_entropy_rows(
 ):  # fmt: skip
     """ROWS rows of up to BLOCK columns, each held whole. D may be X. SHARED: 1 / count is in the gradient."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
-    col = tl.arange(0, BLOCK)  # (BLOCK,)
+    col = tl.arange(0, BLOCK)[None, :]  # (1, BLOCK)
     t = tl.load(Targets + row, mask=row < n_rows, other=ignore_index)
     counts = (row < n_rows) & (t != ignore_index)
     known = counts & (t >= 0) & (t < n_cols)
     x_t = target_of(X, row * stride_x + t, known, softcap, CAPPED)  # before D may be written over it
-    seen = counts[:, None] & (col < n_cols)[None, :]
-    x = logits_of(X + row[:, None] * stride_x + col[None, :], seen, softcap, CAPPED, "")
+    seen = counts[:, None] & (col < n_cols)
+    x = logits_of(X + row[:, None] * stride_x + col, seen, softcap, CAPPED, "")
     m = tl.max(x, axis=1)
     m = tl.where(m == float("-inf"), 0.0, m)
     e = tl.exp2((x - m[:, None]) * LOG2E)
     l = tl.where(counts, tl.sum(e, axis=1), 1.0)
-    away = m * 0
-    if SMOOTHED:
-        away = tl.sum(tl.where(seen, x - x_t[:, None], 0.0), axis=1)
-    loss, log_z = loss_of(m, l, x_t, away, n_cols, smoothing, z_loss, SMOOTHED)
-    loss = tl.where(counts, loss, 0.0)
-    share = 1.0
-    if MEAN:
-        count = counted(Counts, PARTS)
-        loss = tl.div_rn(loss, m * 0 + count)
-        if SHARED:
-            share = 1 / tl.maximum(count, 1.0)
+    away = tl.sum(tl.where(seen, x - x_t[:, None], 0.0), axis=1) if SMOOTHED else l
+    loss, log_z, share = losses_of(
+        m, l, x_t, away, counts, Counts, n_cols, smoothing, z_loss, SMOOTHED, MEAN, SHARED, PARTS
+    )
     tl.store(Loss + row, loss, mask=row < n_rows)
     tl.store(LogZ + row, log_z, mask=row < n_rows)
     if GRADIENT:
-        p = e * (share * (1 + 2 * z_loss * log_z) / l)[:, None]
-        is_target = col[None, :] == tl.where(known, t, -1).to(tl.int32)[:, None]
-        d = slope(p, x, is_target, (1 - smoothing) * share, smoothing / n_cols * share, softcap, CAPPED)
-        d = tl.where(counts[:, None], d, 0.0)
-        at = row[:, None] * stride_d + col[None, :]
-        tl.store(D + at, d.to(D.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols)[None, :])
+        is_target = col == tl.where(known, t, -1).to(tl.int32)[:, None]
+        p = e * (1 / l)[:, None]
+        d = share * slope(p, x, is_target, log_z[:, None], n_cols, smoothing, z_loss, softcap, CAPPED)
+        d = tl.where(counts[:, None], d, 0.0).to(D.dtype.element_ty)
+        tl.store(D + row[:, None] * stride_d + col, d, mask=(row < n_rows)[:, None] & (col < n_cols))
 
 
 @triton.jit
@@ -181,27 +184,21 @@ def cross_entropy_long_row(
     m = tl.max(ms, axis=0)
     m = tl.where(m == float("-inf"), 0.0, m)
     l = tl.where(counts, tl.sum(ls * tl.exp2((ms - m) * LOG2E), axis=0), 1.0)
-    loss, log_z = loss_of(m, l, x_t, tl.sum(aways, axis=0), n_cols, smoothing, z_loss, SMOOTHED)
-    loss = tl.where(counts, loss, 0.0)
-    share = 1.0
-    if MEAN:
-        count = counted(Counts, PARTS)
-        loss = tl.div_rn(loss, count)
-        if SHARED:
-            share = 1 / tl.maximum(count, 1.0)
+    loss, log_z, share = losses_of(
+        m, l, x_t, tl.sum(aways, axis=0), counts, Counts, n_cols, smoothing, z_loss, SMOOTHED, MEAN, SHARED, PARTS
+    )
     tl.store(Loss + row, loss)
     tl.store(LogZ + row, log_z)
     if GRADIENT:
-        scale = share * (1 + 2 * z_loss * log_z) / l
         target = tl.where(known, t, -1).to(tl.int32)
         last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
         for back in range(0, n_cols, LANES * WIDE):
             col = last - back + chunk
             x = logits_of(X + col, col < end, softcap, CAPPED, "evict_first")
-            p = tl.exp2((x - m) * LOG2E) * scale
-            d = slope(p, x, col == target, (1 - smoothing) * share, smoothing / n_cols * share, softcap, CAPPED)
-            d = tl.where(col < end, d, 0.0)
-            tl.store(D + col, d.to(D.dtype.element_ty), mask=col < n_cols, eviction_policy="evict_first")
+            p = tl.exp2((x - m) * LOG2E) * (1 / l)
+            d = share * slope(p, x, col == target, log_z, n_cols, smoothing, z_loss, softcap, CAPPED)
+            d = tl.where(col < end, d, 0.0).to(D.dtype.element_ty)
+            tl.store(D + col, d, mask=col < n_cols, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -214,20 +211,18 @@ def cross_entropy_slopes(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     t = tl.load(Targets + row, mask=row < n_rows, other=ignore_index)
     counts = (row < n_rows) & (t != ignore_index)
-    log_z = tl.load(LogZ + row, mask=counts, other=0.0)
-    share = tl.load(G + row * stride_g, mask=counts, other=0.0).to(tl.float32)
+    log_z = tl.load(LogZ + row, mask=counts, other=0.0)[:, None]
+    share = tl.load(G + row * stride_g, mask=counts, other=0.0).to(tl.float32)[:, None]
     if MEAN:
         share = share / tl.maximum(counted(Counts, PARTS), 1.0)
-    target = tl.where(counts, t, -1).to(tl.int32)[:, None]
-    scale = (share * (1 + 2 * z_loss * log_z))[:, None]
-    hit, rest = ((1 - smoothing) * share)[:, None], (smoothing / n_cols * share)[:, None]
+    target = tl.where(counts & (t < n_cols), t, -1).to(tl.int32)[:, None]
     for start in range(0, n_cols, BLOCK):
         col = (start + tl.arange(0, BLOCK))[None, :]
-        seen = counts[:, None] & (col < n_cols)
-        x = logits_of(X + row[:, None] * stride_x + col, seen, softcap, CAPPED, "")
-        p = tl.exp2((x - log_z[:, None]) * LOG2E) * scale
-        d = tl.where(counts[:, None], slope(p, x, col == target, hit, rest, softcap, CAPPED), 0.0)
-        tl.store(D + row[:, None] * stride_d + col, d.to(D.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols))
+        x = logits_of(X + row[:, None] * stride_x + col, counts[:, None] & (col < n_cols), softcap, CAPPED, "")
+        p = tl.exp2((x - log_z) * LOG2E)
+        d = share * slope(p, x, col == target, log_z, n_cols, smoothing, z_loss, softcap, CAPPED)
+        d = tl.where(counts[:, None], d, 0.0).to(D.dtype.element_ty)
+        tl.store(D + row[:, None] * stride_d + col, d, mask=(row < n_rows)[:, None] & (col < n_cols))
 
 
 @triton.jit
@@ -362,9 +357,7 @@ def _forward_in_place(logits: Tensor, targets: Tensor, *options: Any) -> tuple[T
     return _losses(logits, targets, logits, Options(*options))
 
 
-def _backward(
-    logits: Tensor, targets: Tensor, log_z: Tensor, g: Tensor, counts: Tensor, *options: Any
-) -> Tensor:
+def _backward(logits: Tensor, targets: Tensor, log_z: Tensor, g: Tensor, counts: Tensor, *options: Any) -> Tensor:
     gradient = logits.new_empty(logits.shape)
     slopes_into(gradient, logits, targets, log_z, g, counts, Options(*options))
     return gradient
@@ -401,7 +394,9 @@ _cross_entropy_ = library.operator(
     _fake_in_place,
 )
 _cross_entropy_backward = library.operator(
-    "cross_entropy_backward(Tensor logits, Tensor targets, Tensor log_z, Tensor g, Tensor counts, " + HOW + ") -> Tensor",
+    "cross_entropy_backward(Tensor logits, Tensor targets, Tensor log_z, Tensor g, Tensor counts, "
+    + HOW
+    + ") -> Tensor",
     _backward,
     lambda logits, *_: logits.new_empty(logits.shape),
 )
@@ -414,9 +409,7 @@ _cross_entropy_scale_ = library.operator(
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        logits: Tensor, targets: Tensor, options: Options, wants: bool, in_place: bool
-    ) -> tuple[Tensor, ...]:
+    def forward(logits: Tensor, targets: Tensor, options: Options, wants: bool, in_place: bool) -> tuple[Tensor, ...]:
         if not in_place:
             return _cross_entropy(logits, targets, *options, wants)
         made = _cross_entropy_(logits, targets, *options)
@@ -449,10 +442,11 @@ class _CrossEntropy(torch.autograd.Function):
         if again or reduction == "none":
             gradient = _cross_entropy_backward(logits, targets, log_z, g, counts, *ctx.options)
         else:
-            if not torch.compiler.is_compiling():
-                ctx.handed_out = True
             divided = reduction == "mean" and not is_shared(reduction, gradient.dtype)
             _cross_entropy_scale_(gradient, g, counts, divided)
+            if not torch.compiler.is_compiling():
+                ctx.handed_out = True
+                gradient = gradient.data  # whatever its new owner does to it, autograd need not know
         return gradient, None, None, None, None
 
 

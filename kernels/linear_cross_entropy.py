@@ -14,7 +14,7 @@ large chunks are faster. What may be held besides the gradients and one fp32 dW 
 format exists only in backward, when the logits of the last chunk are gone: its memory, which d rows of logits fill,
 is theirs until then.
 
-With reduction="none" each row has its own g, which only backward knows: that makes the logits again, four products in all.
+With reduction="none" each row has its own g, which only backward knows: that makes the logits again: four products.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def chunk_rows(N: int, V: int, d: int) -> int:
     most = max(1, N // SHARE + d, FEW // V)
     most -= most % 128 if most >= 128 else 0
     rows = triton.cdiv(N, triton.cdiv(N, most))
-    return min(most, triton.cdiv(rows, 128) * 128) if most >= 128 else rows
+    return min(N, most, triton.cdiv(rows, 128) * 128) if most >= 128 else rows
 
 
 def _chunks(
@@ -70,6 +70,10 @@ def _chunks(
         dx, dw: (N, d) and (V, d), written; none where it is not wanted.
     """
     N, (V, d) = len(x), weight.shape
+    if not N:
+        if dw is not None:
+            dw.zero_()
+        return
     W = weight.to(x.dtype)
     rows = chunk_rows(N, V, d if dw is not None else 0)
     buffer = x.new_empty(rows, V)
@@ -92,7 +96,7 @@ def _chunks(
 def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
     """total += a b, where the first time there is nothing yet; total is fp32, whatever a and b are."""
     if not a.is_cuda or a.dtype == torch.float32:
-        torch.addmm(total, a.float(), b.float(), beta=0 if first else 1, out=total)
+        total.addmm_(a.float(), b.float(), beta=0 if first else 1)
     elif first:
         torch.mm(a, b, out_dtype=torch.float32, out=total)
     else:
@@ -105,9 +109,7 @@ def _empty(x: Tensor, weight: Tensor, wants_x: bool, wants_w: bool) -> tuple[Ten
     return dx, weight.new_empty(weight.shape if wants_w else 0, dtype=torch.float32)
 
 
-def _forward(
-    x: Tensor, weight: Tensor, targets: Tensor, *how: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _forward(x: Tensor, weight: Tensor, targets: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     *rest, wants_x, wants_w = how
     options = Options(*rest)
     counts = cross_entropy.count(targets, options)
@@ -115,20 +117,14 @@ def _forward(
     dx, dw = _empty(x, weight, wants_x, wants_w)
     wanted = dx if wants_x else None, dw if wants_w else None
     _chunks(x, weight, targets, counts, losses, log_z, None, *wanted, options)
-    if wants_w and not len(x):
-        dw.zero_()
     return cross_entropy.reduced(losses, options.reduction), log_z, counts, dx, dw
 
 
-def _backward(
-    x: Tensor, weight: Tensor, targets: Tensor, log_z: Tensor, g: Tensor, *how: Any
-) -> tuple[Tensor, Tensor]:
+def _backward(x: Tensor, weight: Tensor, targets: Tensor, log_z: Tensor, g: Tensor, *how: Any) -> tuple[Tensor, Tensor]:
     *rest, wants_x, wants_w = how
     dx, dw = _empty(x, weight, wants_x, wants_w)
     wanted = dx if wants_x else None, dw if wants_w else None
     _chunks(x, weight, targets, g, g, log_z, g, *wanted, Options(*rest))
-    if wants_w and not len(x):
-        dw.zero_()
     return dx, dw
 
 

@@ -11,8 +11,8 @@ about 8 N operations, which a GPU has time for while the bytes travel. exp(s (x 
 s log₂e, a number that is known beforehand; x - m comes first, as s x alone may be too large for fp32.
 
 A longer row is read twice. The first time, m and l are kept up to date from chunk to chunk (Milakov and Gimelshein,
-2018, https://arxiv.org/abs/1805.02867), apart for each lane of a chunk, so that threads wait for each other only once, at
-the end. The second time goes backwards: the chunks that were read last are those that the L2 cache still has. The cache
+2018, https://arxiv.org/abs/1805.02867), apart for each lane of a chunk, so that threads wait for each other once, at the
+end. The second time goes backwards: the chunks that were read last are those that the L2 cache still has. The cache
 is told to keep what is read the first time, and not to keep what is read or written the second time.
 """
 
@@ -176,7 +176,9 @@ def launch(
     if (shape := tile(table, n_cols)) is not None:
         rows, block, warps = shape
         grid = (triton.cdiv(n_rows, rows),)
-        library.launch(rows_kernel, grid, *tensors, n_rows, n_cols, *numbers, **flags, ROWS=rows, BLOCK=block, num_warps=warps)
+        library.launch(
+            rows_kernel, grid, *tensors, n_rows, n_cols, *numbers, **flags, ROWS=rows, BLOCK=block, num_warps=warps
+        )
         return
     lanes, warps = next(found for most, found in LONG_TABLE.items() if n_cols <= most)
     wide = 16 // tensors[0].element_size()

@@ -30,7 +30,13 @@ def head_dim(row: dict[str, Any]) -> int:
 def test_everything_compiles(rows: list[dict[str, Any]]) -> None:
     assert not [f"{name(r)}: {r['error']}" for r in rows if "error" in r]
     assert {r["target"] for r in rows} == set(aot.TARGETS)
-    assert {r["operation"] for r in rows} == {"attention", "cross_entropy", "layer_norm", "linear_cross_entropy", "softmax"}
+    assert {r["operation"] for r in rows} == {
+        "attention",
+        "cross_entropy",
+        "layer_norm",
+        "linear_cross_entropy",
+        "softmax",
+    }
 
 
 def test_shared_memory_fits(rows: list[dict[str, Any]]) -> None:

@@ -30,7 +30,7 @@ LINEAR_CROSS_ENTROPY = Operation(
         head(300, 1000, 8, more={"in_fp32": ("weight",)}, reduction="sum"),
         *(head(20, 65, 9, **{name: value}) for name, value in EVERYTHING.items()),
         head(20, 65, 9, reduction="none"),
-        head(20, 65, 9, ignore_index=5, reduction="sum"),
+        head(20, 6, 9, ignored=0.0, ignore_index=5, reduction="sum"),
         head(20, 65, 9, more={"in_fp32": ("weight",)}, reduction="none"),
         head(9, 65, 9, more={"times": 20.0}),
         head(4096, 50304, 768, more={"gpu_only": True}),
