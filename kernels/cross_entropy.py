@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import library
+from .softmax import long_tile, tile
 
 LOG2E = tl.constexpr(math.log2(math.e))
 
@@ -110,9 +111,20 @@ def losses_of(
 
 
 @triton.jit
-def slope(p, x, is_target, log_z, n_cols, smoothing, z_loss, softcap, CAPPED: tl.constexpr):
-    """The gradient by logits x with probabilities p. The z-loss comes last: p - 1 may cancel."""
-    d = (p - smoothing / n_cols - tl.where(is_target, 1 - smoothing, 0.0)) + p * (2 * z_loss * log_z)
+def slope(p, x, log_z, share, n_cols, smoothing, z_loss, softcap, CAPPED: tl.constexpr):
+    """``share`` of the gradient by logits x with probabilities p that are not the target's."""
+    d = p * (share * (1 + 2 * z_loss * log_z)) - smoothing / n_cols * share
+    if CAPPED:
+        y = x * (1 / softcap)
+        return d * ((1 - y) * (1 + y))
+    else:
+        return d
+
+
+@triton.jit
+def target_slope(p, x, log_z, share, n_cols, smoothing, z_loss, softcap, CAPPED: tl.constexpr):
+    """The target's. Where p is nearly 1 it cancels, so that nothing may be rounded before."""
+    d = share * (((p - smoothing / n_cols) - (1 - smoothing)) + p * (2 * z_loss * log_z))
     if CAPPED:
         y = x * (1 / softcap)
         return d * ((1 - y) * (1 + y))
@@ -132,7 +144,8 @@ def cross_entropy_rows(
     t = tl.load(Targets + row, mask=row < n_rows, other=ignore_index)
     counts = (row < n_rows) & (t != ignore_index)
     known = counts & (t >= 0) & (t < n_cols)
-    x_t = target_of(X, row * stride_x + t, known, softcap, CAPPED)  # before D may be written over it
+    x_t = target_of(X, row * stride_x + t, known, softcap, CAPPED)
+    tl.debug_barrier()  # all threads know the target's logit before one may write over it
     seen = counts[:, None] & (col < n_cols)
     x = logits_of(X + row[:, None] * stride_x + col, seen, softcap, CAPPED, "")
     m = tl.max(x, axis=1)
@@ -146,59 +159,64 @@ def cross_entropy_rows(
     tl.store(Loss + row, loss, mask=row < n_rows)
     tl.store(LogZ + row, log_z, mask=row < n_rows)
     if GRADIENT:
-        is_target = col == tl.where(known, t, -1).to(tl.int32)[:, None]
-        p = e * (1 / l)[:, None]
-        d = share * slope(p, x, is_target, log_z[:, None], n_cols, smoothing, z_loss, softcap, CAPPED)
+        d = slope(e * (1 / l)[:, None], x, log_z[:, None], share, n_cols, smoothing, z_loss, softcap, CAPPED)
         d = tl.where(counts[:, None], d, 0.0).to(D.dtype.element_ty)
         tl.store(D + row[:, None] * stride_d + col, d, mask=(row < n_rows)[:, None] & (col < n_cols))
+        p_t = tl.exp2((x_t - m) * LOG2E) * (1 / l)
+        d_t = target_slope(p_t, x_t, log_z, share, n_cols, smoothing, z_loss, softcap, CAPPED)
+        tl.debug_barrier()  # the other threads have written the row, and one number of it is written again
+        tl.store(D + row * stride_d + t, d_t.to(D.dtype.element_ty), mask=known)
 
 
 @triton.jit
 def cross_entropy_long_row(
-    X, Targets, Loss, LogZ, D, Counts, n_cols, stride_x, stride_d, ignore_index, smoothing, z_loss, softcap,
+    X, Targets, Loss, LogZ, D, Counts, n_rows, n_cols, stride_x, stride_d, ignore_index, smoothing, z_loss, softcap,
     CAPPED: tl.constexpr, SMOOTHED: tl.constexpr, MEAN: tl.constexpr, GRADIENT: tl.constexpr, SHARED: tl.constexpr,
     PARTS: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One row of any length, in chunks of LANES times WIDE columns. D may be X."""
-    row = tl.program_id(0).to(tl.int64)
-    X += row * stride_x
-    D += row * stride_d
-    t = tl.load(Targets + row)
-    counts = t != ignore_index
-    known = counts & (t >= 0) & (t < n_cols)
-    x_t = target_of(X, t, known, softcap, CAPPED)
-    end = tl.where(counts, n_cols, 0)  # of what must be read
+    """Rows of any length, in chunks of LANES times WIDE columns. D may be X."""
     chunk = tl.arange(0, LANES)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
-    ms = tl.full((LANES,), float("-inf"), tl.float32)
-    ls = tl.zeros((LANES,), tl.float32)
-    aways = tl.zeros((LANES,), tl.float32)
-    for start in range(0, end, LANES * WIDE):
-        col = start + chunk
-        x = logits_of(X + col, col < end, softcap, CAPPED, "evict_last")
-        new = tl.maximum(ms, tl.max(x, axis=1))
-        safe = tl.where(new == float("-inf"), 0.0, new)
-        ls = ls * tl.exp2((ms - safe) * LOG2E) + tl.sum(tl.exp2((x - safe[:, None]) * LOG2E), axis=1)
-        ms = new
-        if SMOOTHED:
-            aways += tl.sum(tl.where(col < end, x - x_t, 0.0), axis=1)
-    m = tl.max(ms, axis=0)
-    m = tl.where(m == float("-inf"), 0.0, m)
-    l = tl.where(counts, tl.sum(ls * tl.exp2((ms - m) * LOG2E), axis=0), 1.0)
-    loss, log_z, share = losses_of(
-        m, l, x_t, tl.sum(aways, axis=0), counts, Counts, n_cols, smoothing, z_loss, SMOOTHED, MEAN, SHARED, PARTS
-    )
-    tl.store(Loss + row, loss)
-    tl.store(LogZ + row, log_z)
-    if GRADIENT:
-        target = tl.where(known, t, -1).to(tl.int32)
-        last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
-        for back in range(0, n_cols, LANES * WIDE):
-            col = last - back + chunk
-            x = logits_of(X + col, col < end, softcap, CAPPED, "evict_first")
-            p = tl.exp2((x - m) * LOG2E) * (1 / l)
-            d = share * slope(p, x, col == target, log_z, n_cols, smoothing, z_loss, softcap, CAPPED)
-            d = tl.where(col < end, d, 0.0).to(D.dtype.element_ty)
-            tl.store(D + col, d, mask=col < n_cols, eviction_policy="evict_first")
+    last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
+    for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
+        x_row = X + tl.cast(row, tl.int64) * stride_x
+        d_row = D + tl.cast(row, tl.int64) * stride_d
+        t = tl.load(Targets + row)
+        counts = t != ignore_index
+        known = counts & (t >= 0) & (t < n_cols)
+        x_t = target_of(x_row, t, known, softcap, CAPPED)
+        end = tl.where(counts, n_cols, 0)  # of what must be read
+        ms = tl.full((LANES,), float("-inf"), tl.float32)
+        ls = tl.zeros((LANES,), tl.float32)
+        aways = tl.zeros((LANES,), tl.float32)
+        for start in range(0, end, LANES * WIDE):
+            col = start + chunk
+            x = logits_of(x_row + col, col < end, softcap, CAPPED, "evict_last")
+            new = tl.maximum(ms, tl.max(x, axis=1))
+            safe = tl.where(new == float("-inf"), 0.0, new)
+            ls = ls * tl.exp2((ms - safe) * LOG2E) + tl.sum(tl.exp2((x - safe[:, None]) * LOG2E), axis=1)
+            ms = new
+            if SMOOTHED:
+                aways += tl.sum(tl.where(col < end, x - x_t, 0.0), axis=1)
+        m = tl.max(ms, axis=0)
+        m = tl.where(m == float("-inf"), 0.0, m)
+        l = tl.where(counts, tl.sum(ls * tl.exp2((ms - m) * LOG2E), axis=0), 1.0)
+        loss, log_z, share = losses_of(
+            m, l, x_t, tl.sum(aways, axis=0), counts, Counts, n_cols, smoothing, z_loss, SMOOTHED, MEAN, SHARED, PARTS
+        )
+        tl.store(Loss + row, loss)
+        tl.store(LogZ + row, log_z)
+        if GRADIENT:
+            for back in range(0, n_cols, LANES * WIDE):
+                col = last - back + chunk
+                x = logits_of(x_row + col, col < end, softcap, CAPPED, "evict_first")
+                p = tl.exp2((x - m) * LOG2E) * (1 / l)
+                d = slope(p, x, log_z, share, n_cols, smoothing, z_loss, softcap, CAPPED)
+                d = tl.where(col < end, d, 0.0).to(D.dtype.element_ty)
+                tl.store(d_row + col, d, mask=col < n_cols, eviction_policy="evict_first")
+            p_t = tl.exp2((x_t - m) * LOG2E) * (1 / l)
+            d_t = target_slope(p_t, x_t, log_z, share, n_cols, smoothing, z_loss, softcap, CAPPED)
+            tl.debug_barrier()
+            tl.store(d_row + t, d_t.to(D.dtype.element_ty), mask=known)
 
 
 @triton.jit
@@ -211,18 +229,23 @@ def cross_entropy_slopes(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     t = tl.load(Targets + row, mask=row < n_rows, other=ignore_index)
     counts = (row < n_rows) & (t != ignore_index)
-    log_z = tl.load(LogZ + row, mask=counts, other=0.0)[:, None]
-    share = tl.load(G + row * stride_g, mask=counts, other=0.0).to(tl.float32)[:, None]
+    known = counts & (t >= 0) & (t < n_cols)
+    x_t = target_of(X, row * stride_x + t, known, softcap, CAPPED)
+    log_z = tl.load(LogZ + row, mask=counts, other=0.0)
+    share = tl.load(G + row * stride_g, mask=counts, other=0.0).to(tl.float32)
     if MEAN:
         share = share / tl.maximum(counted(Counts, PARTS), 1.0)
-    target = tl.where(counts & (t < n_cols), t, -1).to(tl.int32)[:, None]
+    tl.debug_barrier()
     for start in range(0, n_cols, BLOCK):
         col = (start + tl.arange(0, BLOCK))[None, :]
         x = logits_of(X + row[:, None] * stride_x + col, counts[:, None] & (col < n_cols), softcap, CAPPED, "")
-        p = tl.exp2((x - log_z) * LOG2E)
-        d = share * slope(p, x, col == target, log_z, n_cols, smoothing, z_loss, softcap, CAPPED)
+        p = tl.exp2((x - log_z[:, None]) * LOG2E)
+        d = slope(p, x, log_z[:, None], share[:, None], n_cols, smoothing, z_loss, softcap, CAPPED)
         d = tl.where(counts[:, None], d, 0.0).to(D.dtype.element_ty)
         tl.store(D + row[:, None] * stride_d + col, d, mask=(row < n_rows)[:, None] & (col < n_cols))
+    d_t = target_slope(tl.exp2((x_t - log_z) * LOG2E), x_t, log_z, share, n_cols, smoothing, z_loss, softcap, CAPPED)
+    tl.debug_barrier()
+    tl.store(D + row * stride_d + t, d_t.to(D.dtype.element_ty), mask=known)
 
 
 @triton.jit
@@ -243,22 +266,12 @@ TABLE = {
     64: (32, 4), 128: (16, 4), 256: (8, 4), 512: (4, 4), 1024: (2, 4), 2048: (1, 4), 4096: (1, 8), 8192: (1, 8),
     16384: (1, 16), 32768: (1, 16),
 }  # fmt: skip
-# Columns up to → lanes of a chunk, warps; see `softmax`.
-LONG_TABLE = {65536: (2048, 16), 1 << 62: (4096, 32)}
 # Where log Z is known, a row need not be held whole: columns at a time.
 SLOPES = 2048
 # Programs that count targets, and how many each takes at once.
 PARTS, PART = 32, 2048
 # Programs that multiply a gradient, at most, and how many numbers each takes at once. Few, as they mostly only end.
 SCALING, SCALED = 1024, 4096
-
-
-def tile(n_cols: int) -> tuple[int, int, int] | None:
-    """(ROWS, BLOCK, warps) for rows of ``n_cols``, or None if they are too long to be held whole."""
-    for most, (rows, warps) in TABLE.items():
-        if n_cols <= most:
-            return rows, most, warps
-    return None
 
 
 class Options(NamedTuple):
@@ -305,18 +318,15 @@ def losses_into(
     }  # fmt: skip
     tensors = (logits, targets, losses, log_z, d, counts)
     numbers = (logits.stride(0), d.stride(0), index, smoothing, z_loss, softcap or 1.0)
-    if (shape := tile(n_cols)) is not None:
+    if (shape := tile(TABLE, n_cols)) is not None:
         rows, block, warps = shape
         library.launch(
             cross_entropy_rows, (triton.cdiv(n_rows, rows),), *tensors, n_rows, n_cols, *numbers,
             **flags, ROWS=rows, BLOCK=block, num_warps=warps,
         )  # fmt: skip
     else:
-        lanes, warps = next(found for most, found in LONG_TABLE.items() if n_cols <= most)
-        library.launch(
-            cross_entropy_long_row, (n_rows,), *tensors, n_cols, *numbers,
-            **flags, LANES=lanes, WIDE=16 // logits.element_size(), num_warps=warps,
-        )  # fmt: skip
+        programs, shape = long_tile(n_rows, n_cols, logits)
+        library.launch(cross_entropy_long_row, (programs,), *tensors, n_rows, n_cols, *numbers, **flags, **shape)
 
 
 def slopes_into(
@@ -325,7 +335,7 @@ def slopes_into(
     """The gradient of losses whose log Z is known, times g, a number for each row or one for all."""
     n_rows, n_cols = logits.shape
     index, reduction, smoothing, z_loss, softcap = options
-    rows, block, warps = tile(min(n_cols, SLOPES)) or (1, SLOPES, 4)
+    rows, block, warps = tile(TABLE, min(n_cols, SLOPES)) or (1, SLOPES, 4)
     library.launch(
         cross_entropy_slopes, (triton.cdiv(n_rows, rows),), logits, targets, log_z, g, gradient, counts, n_rows, n_cols,
         logits.stride(0), gradient.stride(0), g.stride(0) if g.dim() else 0, index, smoothing, z_loss, softcap or 1.0,

@@ -11,14 +11,15 @@ about 8 N operations, which a GPU has time for while the bytes travel. exp(s (x 
 s log₂e, a number that is known beforehand; x - m comes first, as s x alone may be too large for fp32.
 
 A longer row is read twice. The first time, m and l are kept up to date from chunk to chunk (Milakov and Gimelshein,
-2018, https://arxiv.org/abs/1805.02867), apart for each lane of a chunk, so that threads wait for each other once, at the
-end. The second time goes backwards: the chunks that were read last are those that the L2 cache still has. The cache
+2018, https://arxiv.org/abs/1805.02867), apart for each lane of a chunk, so that threads wait for each other once, at
+the end. The second time goes backwards: the chunks that were read last are those that the L2 cache still has. The cache
 is told to keep what is read the first time, and not to keep what is read or written the second time.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,22 +34,30 @@ LOG2E = math.log2(math.e)
 
 
 @triton.jit
-def columns_seen(row, n_rows, n_cols, T_q, CAUSAL: tl.constexpr):
-    """How many columns count, for each of the rows: none for a row that does not exist."""
+def columns_seen(row, n_cols, T_q, CAUSAL: tl.constexpr):
+    """How many columns count, for each of the rows."""
     if CAUSAL:
-        seen = row % T_q + 1 + n_cols - T_q
-        return tl.where(row < n_rows, tl.maximum(seen, 0), 0).to(tl.int32)
+        return tl.maximum(row % T_q + 1 + n_cols - T_q, 0).to(tl.int32)
     else:
-        return tl.where(row < n_rows, n_cols, 0).to(tl.int32)
+        return (row * 0 + n_cols).to(tl.int32)
 
 
 @triton.jit
-def numbers(X, visible, NEGATIVE: tl.constexpr, POLICY: tl.constexpr):
-    """What is to be exponentiated, as fp32, turned round if the scale is below 0; what is not visible is -inf."""
-    if NEGATIVE:
-        return -tl.load(X, mask=visible, other=float("inf"), eviction_policy=POLICY).to(tl.float32)
+def readable(col, seen, n_cols, CAUSAL: tl.constexpr):
+    """The columns to read: those that are seen, and what is read with them in one piece."""
+    if CAUSAL:
+        return (col < n_cols) & (col < (seen + 15) // 16 * 16)
     else:
-        return tl.load(X, mask=visible, other=float("-inf"), eviction_policy=POLICY).to(tl.float32)
+        return col < n_cols
+
+
+@triton.jit
+def numbers(X, readable, NEGATIVE: tl.constexpr, POLICY: tl.constexpr):
+    """What is to be exponentiated, as fp32, turned round if the scale is below 0; what is not read is -inf."""
+    if NEGATIVE:
+        return -tl.load(X, mask=readable, other=float("inf"), eviction_policy=POLICY).to(tl.float32)
+    else:
+        return tl.load(X, mask=readable, other=float("-inf"), eviction_policy=POLICY).to(tl.float32)
 
 
 @triton.jit
@@ -63,16 +72,18 @@ def softmax_rows(
     CAUSAL: tl.constexpr, NEGATIVE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of up to BLOCK columns, each held whole. ``scale`` is |s| log₂e."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # (ROWS,)
-    col = tl.arange(0, BLOCK)  # (BLOCK,)
-    at = row[:, None] * n_cols + col[None, :]
-    visible = col[None, :] < columns_seen(row, n_rows, n_cols, T_q, CAUSAL)[:, None]
-    x = numbers(X + at, visible, NEGATIVE, "")
-    m = finite(tl.max(x, axis=1))
-    e = tl.where(visible, tl.exp2((x - m[:, None]) * scale), 0.0)
-    l = tl.sum(e, axis=1)
-    y = e * (1 / tl.where(l == 0.0, 1.0, l))[:, None]
-    tl.store(Y + at, y.to(Y.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols)[None, :])
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]  # (ROWS, 1)
+    col = tl.arange(0, BLOCK)[None, :]  # (1, BLOCK)
+    at = row * n_cols + col
+    seen = columns_seen(row, n_cols, T_q, CAUSAL)
+    x = numbers(X + at, (row < n_rows) & readable(col, seen, n_cols, CAUSAL), NEGATIVE, "")
+    if CAUSAL:
+        x = tl.where(col < seen, x, float("-inf"))
+    m = finite(tl.max(x, axis=1, keep_dims=True))
+    e = tl.where(col < seen, tl.exp2((x - m) * scale), 0.0)
+    l = tl.sum(e, axis=1, keep_dims=True)
+    y = e * (1 / tl.where(l == 0.0, 1.0, l))
+    tl.store(Y + at, y.to(Y.dtype.element_ty), mask=(row < n_rows) & (col < n_cols))
 
 
 @triton.jit
@@ -80,45 +91,47 @@ def softmax_long_row(
     X, Y, n_rows, n_cols, T_q, scale,
     CAUSAL: tl.constexpr, NEGATIVE: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """One row of any length, in chunks of LANES times WIDE columns; WIDE is what a thread loads at once."""
-    row = tl.program_id(0).to(tl.int64)
-    seen = columns_seen(row, n_rows, n_cols, T_q, CAUSAL)
-    X += row * n_cols
-    Y += row * n_cols
+    """Rows of any length, in chunks of LANES times WIDE columns; WIDE is what a thread loads at once."""
     chunk = tl.arange(0, LANES)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
-    m = tl.full((LANES,), float("-inf"), tl.float32)
-    l = tl.zeros((LANES,), tl.float32)
-    for start in range(0, seen, LANES * WIDE):
-        col = start + chunk
-        x = numbers(X + col, col < seen, NEGATIVE, "evict_last")
-        m_new = tl.maximum(m, tl.max(x, axis=1))
-        e = tl.where(col < seen, tl.exp2((x - finite(m_new)[:, None]) * scale), 0.0)
-        before = tl.where(m == float("-inf"), 0.0, l * tl.exp2((m - m_new) * scale))
-        l = before + tl.sum(e, axis=1)
-        m = m_new
-    most = finite(tl.max(m, axis=0))
-    total = tl.sum(tl.where(m == float("-inf"), 0.0, l * tl.exp2((m - most) * scale)), axis=0)
-    share = 1 / tl.where(total == 0.0, 1.0, total)
     last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
-    for back in range(0, n_cols, LANES * WIDE):
-        col = last - back + chunk
-        x = numbers(X + col, col < seen, NEGATIVE, "evict_first")
-        y = tl.where(col < seen, tl.exp2((x - most) * scale) * share, 0.0)
-        tl.store(Y + col, y.to(Y.dtype.element_ty), mask=col < n_cols, eviction_policy="evict_first")
+    for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
+        seen = columns_seen(row, n_cols, T_q, CAUSAL)
+        x_row = X + tl.cast(row, tl.int64) * n_cols
+        y_row = Y + tl.cast(row, tl.int64) * n_cols
+        m = tl.full((LANES,), float("-inf"), tl.float32)
+        l = tl.zeros((LANES,), tl.float32)
+        for start in range(0, seen, LANES * WIDE):
+            col = start + chunk
+            x = numbers(x_row + col, readable(col, seen, n_cols, CAUSAL), NEGATIVE, "evict_last")
+            x = tl.where(col < seen, x, float("-inf"))
+            m_new = tl.maximum(m, tl.max(x, axis=1))
+            e = tl.where(col < seen, tl.exp2((x - finite(m_new)[:, None]) * scale), 0.0)
+            before = tl.where(m == float("-inf"), 0.0, l * tl.exp2((m - m_new) * scale))
+            l = before + tl.sum(e, axis=1)
+            m = m_new
+        most = finite(tl.max(m, axis=0))
+        total = tl.sum(tl.where(m == float("-inf"), 0.0, l * tl.exp2((m - most) * scale)), axis=0)
+        share = 1 / tl.where(total == 0.0, 1.0, total)
+        for back in range(0, n_cols, LANES * WIDE):
+            col = last - back + chunk
+            x = numbers(x_row + col, readable(col, seen, n_cols, CAUSAL), NEGATIVE, "evict_first")
+            y = tl.where(col < seen, tl.exp2((x - most) * scale) * share, 0.0)
+            tl.store(y_row + col, y.to(Y.dtype.element_ty), mask=col < n_cols, eviction_policy="evict_first")
 
 
 @triton.jit
 def softmax_backward_rows(
     Y, DY, DX, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    col = tl.arange(0, BLOCK)
-    at = row[:, None] * n_cols + col[None, :]
-    visible = col[None, :] < columns_seen(row, n_rows, n_cols, T_q, CAUSAL)[:, None]
-    y = tl.load(Y + at, mask=visible, other=0.0).to(tl.float32)
-    dy = tl.load(DY + at, mask=visible, other=0.0).to(tl.float32)
-    dx = scale * y * (dy - tl.sum(y * dy, axis=1)[:, None])
-    tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=(row < n_rows)[:, None] & (col < n_cols)[None, :])
+    """y is 0 where nothing is seen, so there only dy could be anything, and the product with it is not read."""
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    col = tl.arange(0, BLOCK)[None, :]
+    at = row * n_cols + col
+    read = (row < n_rows) & readable(col, columns_seen(row, n_cols, T_q, CAUSAL), n_cols, CAUSAL)
+    y = tl.load(Y + at, mask=read, other=0.0).to(tl.float32)
+    dy = tl.load(DY + at, mask=read, other=0.0).to(tl.float32)
+    dx = scale * y * (dy - tl.sum(y * dy, axis=1, keep_dims=True))
+    tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=(row < n_rows) & (col < n_cols))
 
 
 @triton.jit
@@ -126,26 +139,26 @@ def softmax_backward_long_row(
     Y, DY, DX, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, LANES: tl.constexpr, WIDE: tl.constexpr
 ):
     """Forwards for the sum, backwards for dx: as `softmax_long_row` does it, and for the same reason."""
-    row = tl.program_id(0).to(tl.int64)
-    seen = columns_seen(row, n_rows, n_cols, T_q, CAUSAL)
-    Y += row * n_cols
-    DY += row * n_cols
-    DX += row * n_cols
     chunk = tl.arange(0, LANES)[:, None] * WIDE + tl.arange(0, WIDE)[None, :]
-    sums = tl.zeros((LANES,), tl.float32)
-    for start in range(0, seen, LANES * WIDE):
-        col = start + chunk
-        y = tl.load(Y + col, mask=col < seen, other=0.0, eviction_policy="evict_last").to(tl.float32)
-        dy = tl.load(DY + col, mask=col < seen, other=0.0, eviction_policy="evict_last").to(tl.float32)
-        sums += tl.sum(y * dy, axis=1)
-    total = tl.sum(sums, axis=0)
     last = tl.cdiv(n_cols, LANES * WIDE) * (LANES * WIDE) - LANES * WIDE
-    for back in range(0, n_cols, LANES * WIDE):
-        col = last - back + chunk
-        y = tl.load(Y + col, mask=col < seen, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        dy = tl.load(DY + col, mask=col < seen, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        dx = scale * y * (dy - total)
-        tl.store(DX + col, dx.to(DX.dtype.element_ty), mask=col < n_cols, eviction_policy="evict_first")
+    for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
+        seen = columns_seen(row, n_cols, T_q, CAUSAL)
+        start_of_row = tl.cast(row, tl.int64) * n_cols
+        sums = tl.zeros((LANES,), tl.float32)
+        for start in range(0, seen, LANES * WIDE):
+            col = start + chunk
+            read = readable(col, seen, n_cols, CAUSAL)
+            y = tl.load(Y + start_of_row + col, mask=read, other=0.0, eviction_policy="evict_last").to(tl.float32)
+            dy = tl.load(DY + start_of_row + col, mask=read, other=0.0, eviction_policy="evict_last").to(tl.float32)
+            sums += tl.sum(y * dy, axis=1)
+        total = tl.sum(sums, axis=0)
+        for back in range(0, n_cols, LANES * WIDE):
+            col = last - back + chunk
+            read = readable(col, seen, n_cols, CAUSAL)
+            y = tl.load(Y + start_of_row + col, mask=read, other=0.0, eviction_policy="evict_first").to(tl.float32)
+            dy = tl.load(DY + start_of_row + col, mask=read, other=0.0, eviction_policy="evict_first").to(tl.float32)
+            dx = (scale * y * (dy - total)).to(DX.dtype.element_ty)
+            tl.store(DX + start_of_row + col, dx, mask=col < n_cols, eviction_policy="evict_first")
 
 
 # Columns up to → rows a program, warps: one table for all GPUs. What is longer goes in chunks.
@@ -155,9 +168,22 @@ TABLE = {
 }  # fmt: skip
 # Backward holds two numbers for each column.
 BACKWARD_TABLE = {most: shape for most, shape in TABLE.items() if most <= 16384}
-# Columns up to → lanes of a chunk, warps. Few rows at a time, so that the L2 cache holds what the GPU works at: with
-# 32 warps of 64 registers it is one row on each multiprocessor.
-LONG_TABLE = {65536: (2048, 16), 1 << 62: (4096, 32)}
+# Columns up to → lanes of a chunk, warps, rows that a multiprocessor works at. No more rows at a time than the L2 cache
+# can hold until they are read again: on an H200 these are 264 rows of 128 KB in bf16, or 132 longer ones.
+LONG_TABLE = {65536: (2048, 16, 2), 1 << 62: (4096, 32, 1)}
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """How many a GPU has; of a CPU, which only pretends, as many as an H200."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def long_tile(n_rows: int, n_cols: int, x: Tensor) -> tuple[int, dict[str, int]]:
+    """How many programs share long rows between them, and in what chunks they go."""
+    lanes, warps, at_once = next(shape for most, shape in LONG_TABLE.items() if n_cols <= most)
+    programs = min(n_rows, at_once * multiprocessors(x.device))
+    return programs, {"LANES": lanes, "WIDE": 16 // x.element_size(), "num_warps": warps}
 
 
 def tile(table: dict[int, tuple[int, int]], n_cols: int) -> tuple[int, int, int] | None:
@@ -180,11 +206,8 @@ def launch(
             rows_kernel, grid, *tensors, n_rows, n_cols, *numbers, **flags, ROWS=rows, BLOCK=block, num_warps=warps
         )
         return
-    lanes, warps = next(found for most, found in LONG_TABLE.items() if n_cols <= most)
-    wide = 16 // tensors[0].element_size()
-    library.launch(
-        long_kernel, (n_rows,), *tensors, n_rows, n_cols, *numbers, **flags, LANES=lanes, WIDE=wide, num_warps=warps
-    )
+    programs, shape = long_tile(n_rows, n_cols, tensors[0])
+    library.launch(long_kernel, (programs,), *tensors, n_rows, n_cols, *numbers, **flags, **shape)
 
 
 def _forward(x: Tensor, scale: float, causal: bool) -> Tensor:

@@ -41,9 +41,10 @@ def targets(n: int, below: int) -> Tensor:
 
 def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     from ...kernels import cross_entropy as kernel
+    from ...kernels import softmax
 
     everything = {"label_smoothing": 0.1, "z_loss": 1e-4, "softcap": 30.0}
-    long = [width for width in kernel.LONG_TABLE if width < 1 << 30]
+    long = [width for width in softmax.LONG_TABLE if width < 1 << 30]
     for width in (*kernel.TABLE, *long, 2 * max(long)):
         for name, options in {"": {}, ", all options": everything}.items():
 
