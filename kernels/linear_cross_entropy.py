@@ -60,37 +60,37 @@ def chunk_rows(N: int, V: int, d: int) -> int:
 
 
 def _chunks(
-    x: Tensor, weight: Tensor, targets: Tensor, counts: Tensor, losses: Tensor, log_z: Tensor, g: Tensor | None,
-    dx: Tensor | None, dw: Tensor | None, options: Options,
-) -> None:  # fmt: skip
+    x: Tensor, weight: Tensor, targets: Tensor, counts: Tensor, losses: Tensor, wants_x: bool, wants_w: bool,
+    options: Options, g: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Everything there is to do for a chunk of rows, one after the other.
 
     Args:
-        losses, log_z: (N,), written; only read where ``g``, (N,), is given: then it is the way back.
-        dx, dw: (N, d) and (V, d), written; none where it is not wanted.
+        losses: (N,), written, but not where ``g``, (N,), is given: then it is the way back.
+
+    Returns:
+        dx, and the fp32 sum of dW; (0,) for what is not wanted.
     """
     N, (V, d) = len(x), weight.shape
+    dx, dw = _empty(x, weight, wants_x, wants_w)
     if not N:
-        if dw is not None:
-            dw.zero_()
-        return
+        return dx, dw.zero_()
     W = weight.to(x.dtype)
-    rows = chunk_rows(N, V, d if dw is not None else 0)
+    rows = chunk_rows(N, V, d if wants_w else 0)
     buffer = x.new_empty(rows, V)
     for start in range(0, N, rows):
         part = slice(start, start + rows)
         x_, t = x[part], targets[part]
         logits = buffer[: len(x_)]
         torch.mm(x_, W.T, out=logits)
-        if g is None:
-            gradient = logits if dx is not None or dw is not None else None
-            cross_entropy.losses_into(losses[part], log_z[part], gradient, logits, t, counts, options)
-        else:
-            cross_entropy.slopes_into(logits, logits, t, log_z[part], g[part], counts, options)
-        if dx is not None:
+        gradient = logits if wants_x or wants_w else None
+        row_g = None if g is None else g[part]
+        cross_entropy.losses_into(losses[part], gradient, logits, t, counts, options, row_g)
+        if wants_x:
             torch.mm(logits, W, out=dx[part])
-        if dw is not None:
+        if wants_w:
             _add_product(dw, logits.T, x_, first=start == 0)
+    return dx, dw
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
@@ -109,23 +109,18 @@ def _empty(x: Tensor, weight: Tensor, wants_x: bool, wants_w: bool) -> tuple[Ten
     return dx, weight.new_empty(weight.shape if wants_w else 0, dtype=torch.float32)
 
 
-def _forward(x: Tensor, weight: Tensor, targets: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _forward(x: Tensor, weight: Tensor, targets: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *rest, wants_x, wants_w = how
     options = Options(*rest)
     counts = cross_entropy.count(targets, options)
-    losses, log_z = (x.new_empty(len(x), dtype=torch.float32) for _ in range(2))
-    dx, dw = _empty(x, weight, wants_x, wants_w)
-    wanted = dx if wants_x else None, dw if wants_w else None
-    _chunks(x, weight, targets, counts, losses, log_z, None, *wanted, options)
-    return cross_entropy.reduced(losses, options.reduction), log_z, counts, dx, dw
+    losses = x.new_empty(len(x), dtype=torch.float32)
+    gradients = _chunks(x, weight, targets, counts, losses, wants_x, wants_w, options)
+    return cross_entropy.reduced(losses, options.reduction), counts, *gradients
 
 
-def _backward(x: Tensor, weight: Tensor, targets: Tensor, log_z: Tensor, g: Tensor, *how: Any) -> tuple[Tensor, Tensor]:
+def _backward(x: Tensor, weight: Tensor, targets: Tensor, g: Tensor, *how: Any) -> tuple[Tensor, Tensor]:
     *rest, wants_x, wants_w = how
-    dx, dw = _empty(x, weight, wants_x, wants_w)
-    wanted = dx if wants_x else None, dw if wants_w else None
-    _chunks(x, weight, targets, g, g, log_z, g, *wanted, Options(*rest))
-    return dx, dw
+    return _chunks(x, weight, targets, targets, g, wants_x, wants_w, Options(*rest), g)
 
 
 def _scaled(t: Tensor, g: Tensor, counts: Tensor, divided: bool, dtype: torch.dtype) -> Tensor:
@@ -139,24 +134,23 @@ def _scaled(t: Tensor, g: Tensor, counts: Tensor, divided: bool, dtype: torch.dt
 
 def _fake(
     x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, reduction: str, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    log_z = x.new_empty(x.shape[0], dtype=torch.float32)
-    loss = torch.empty_like(log_z) if reduction == "none" else log_z.new_empty(())
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    loss = x.new_empty(x.shape[:1] if reduction == "none" else (), dtype=torch.float32)
     counts = targets.new_empty(PARTS if reduction == "mean" else 0, dtype=torch.int32)
-    return loss, log_z, counts, *_empty(x, weight, *rest[-2:])
+    return loss, counts, *_empty(x, weight, *rest[-2:])
 
 
 _linear_cross_entropy = library.operator(
     "linear_cross_entropy(Tensor x, Tensor weight, Tensor targets, " + HOW + ", bool wants_x, bool wants_w)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _fake,
 )
 _linear_cross_entropy_backward = library.operator(
-    "linear_cross_entropy_backward(Tensor x, Tensor weight, Tensor targets, Tensor log_z, Tensor g, " + HOW + ", "
+    "linear_cross_entropy_backward(Tensor x, Tensor weight, Tensor targets, Tensor g, " + HOW + ", "
     "bool wants_x, bool wants_w) -> (Tensor, Tensor)",
     _backward,
-    lambda x, weight, targets, log_z, g, *how: _empty(x, weight, *how[-2:]),
+    lambda x, weight, targets, g, *how: _empty(x, weight, *how[-2:]),
 )
 _linear_cross_entropy_scaled = library.operator(
     "linear_cross_entropy_scaled(Tensor t, Tensor g, Tensor counts, bool divided, ScalarType dtype) -> Tensor",
@@ -178,30 +172,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # no zeros in the place of their gradients
         ctx.weight_dtype = weight.dtype
-        _, log_z, counts, dx, dw = output
-        if ctx.options.reduction == "none":
-            ctx.save_for_backward(x, weight, targets, log_z)
-        else:
-            ctx.save_for_backward(dx, dw, counts)
+        ctx.save_for_backward(*((x, weight, targets) if ctx.options.reduction == "none" else output[1:]))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         if g is None:
             return (None,) * 6
-        wants_x, wants_w = ctx.needs_input_grad[:2]
+        wants = ctx.needs_input_grad[:2]
         if ctx.options.reduction == "none":
-            x, weight, targets, log_z = ctx.saved_tensors
-            dx, dw = _linear_cross_entropy_backward(x, weight, targets, log_z, g, *ctx.options, wants_x, wants_w)
+            dx, dw = _linear_cross_entropy_backward(*ctx.saved_tensors, g, *ctx.options, *wants)
             dw = dw.to(ctx.weight_dtype)
         else:
-            dx, dw, counts = ctx.saved_tensors
-            divided = ctx.options.reduction == "mean" and not cross_entropy.is_shared("mean", dx.dtype)
-            if wants_x:
+            counts, dx, dw = ctx.saved_tensors
+            divided = cross_entropy.is_left(dx.dtype, counts)
+            if wants[0]:
                 dx = _linear_cross_entropy_scaled(dx, g, counts, divided, dx.dtype)
-            if wants_w:
+            if wants[1]:
                 dw = _linear_cross_entropy_scaled(dw, g, counts, divided, ctx.weight_dtype)
-        return dx if wants_x else None, dw if wants_w else None, None, None, None, None
+        return dx if wants[0] else None, dw if wants[1] else None, None, None, None, None
 
 
 def refusal(
@@ -220,11 +209,8 @@ def refusal(
         return f"x is (N, d) and weight (V, d), but here they are {tuple(x.shape)} and {tuple(weight.shape)}"
     if not weight.shape[0]:
         return "the vocabulary is empty"
-    return (
-        library.tensors_refused(x, weight)
-        or cross_entropy.targets_refused(targets, x.shape[0], x.device)
-        or cross_entropy.options_refused(reduction, label_smoothing, softcap)
-    )
+    options = Options(ignore_index, reduction, label_smoothing, z_loss, softcap)
+    return library.tensors_refused(x, weight) or cross_entropy.rows_refused(targets, (x.shape[0], x.device), options)
 
 
 def linear_cross_entropy(

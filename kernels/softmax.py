@@ -121,8 +121,9 @@ def softmax_long_row(
 
 @triton.jit
 def softmax_backward_rows(
-    Y, DY, DX, n_rows, n_cols, T_q, scale, CAUSAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+    Y, DY, DX, n_rows, n_cols, T_q, scale,
+    CAUSAL: tl.constexpr, AGAIN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """y is 0 where nothing is seen, so there only dy could be anything, and the product with it is not read."""
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     col = tl.arange(0, BLOCK)[None, :]
@@ -130,7 +131,10 @@ def softmax_backward_rows(
     read = (row < n_rows) & readable(col, columns_seen(row, n_cols, T_q, CAUSAL), n_cols, CAUSAL)
     y = tl.load(Y + at, mask=read, other=0.0).to(tl.float32)
     dy = tl.load(DY + at, mask=read, other=0.0).to(tl.float32)
-    dx = scale * y * (dy - tl.sum(y * dy, axis=1, keep_dims=True))
+    total = tl.sum(y * dy, axis=1, keep_dims=True)
+    if AGAIN:  # from the L1 cache, as there are registers for one of two numbers only
+        dy = tl.load(DY + at, mask=read, other=0.0, eviction_policy="evict_first").to(tl.float32)
+    dx = scale * y * (dy - total)
     tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=(row < n_rows) & (col < n_cols))
 
 
@@ -166,11 +170,22 @@ TABLE = {
     64: (32, 4), 128: (16, 4), 256: (8, 4), 512: (4, 4), 1024: (2, 4), 2048: (1, 4), 4096: (1, 8), 8192: (1, 8),
     16384: (1, 16), 32768: (1, 16),
 }  # fmt: skip
-# Backward holds two numbers for each column.
-BACKWARD_TABLE = {most: shape for most, shape in TABLE.items() if most <= 16384}
+# Backward has two numbers for each column, of which it holds only one where there are more than so many.
+BACKWARD_TABLE, BOTH_HELD = TABLE | {32768: (1, 32)}, 8192
 # Columns up to → lanes of a chunk, warps, rows that a multiprocessor works at. No more rows at a time than the L2 cache
 # can hold until they are read again: on an H200 these are 264 rows of 128 KB in bf16, or 132 longer ones.
 LONG_TABLE = {65536: (2048, 16, 2), 1 << 62: (4096, 32, 1)}
+# Columns up to → warps and multiprocessors that hold a row together, which Triton can from 3.8 on, on GPUs as the H100.
+# It compiles without spills, but has never run: so it is off.
+CLUSTERS, CLUSTER_TABLE = False, {65536: (16, 2), 131072: (16, 4), 262144: (16, 8)}
+
+
+def tile(table: dict[int, tuple[int, int]], n_cols: int) -> tuple[int, int, int] | None:
+    """(rows a program, columns up to, warps) for rows of ``n_cols``, or None if they are too long to be held whole."""
+    for most, (rows, warps) in table.items():
+        if n_cols <= most:
+            return rows, most, warps
+    return None
 
 
 @cache
@@ -186,28 +201,15 @@ def long_tile(n_rows: int, n_cols: int, x: Tensor) -> tuple[int, dict[str, int]]
     return programs, {"LANES": lanes, "WIDE": 16 // x.element_size(), "num_warps": warps}
 
 
-def tile(table: dict[int, tuple[int, int]], n_cols: int) -> tuple[int, int, int] | None:
-    """(first entry, columns up to, warps) of the class that rows of ``n_cols`` are in, or None if they are too long."""
-    for most, (first, warps) in table.items():
-        if n_cols <= most:
-            return first, most, warps
-    return None
-
-
-def launch(
-    rows_kernel: Any, long_kernel: Any, table: dict[int, tuple[int, int]], n_rows: int, n_cols: int,
-    tensors: tuple[Tensor, ...], *numbers: float, **flags: bool,
-) -> None:  # fmt: skip
-    """Start one of two kernels: of rows held whole, or of one that goes in chunks."""
-    if (shape := tile(table, n_cols)) is not None:
-        rows, block, warps = shape
-        grid = (triton.cdiv(n_rows, rows),)
-        library.launch(
-            rows_kernel, grid, *tensors, n_rows, n_cols, *numbers, **flags, ROWS=rows, BLOCK=block, num_warps=warps
-        )
-        return
-    programs, shape = long_tile(n_rows, n_cols, tensors[0])
-    library.launch(long_kernel, (programs,), *tensors, n_rows, n_cols, *numbers, **flags, **shape)
+def cluster(n_cols: int, x: Tensor) -> dict[str, int] | None:
+    """The shape of a cluster that holds a long row whole, where there can be one and it is switched on."""
+    if not CLUSTERS or n_cols > max(CLUSTER_TABLE) or x.device.type != "cuda":
+        return None
+    triton_version = tuple(map(int, triton.__version__.split(".")[:2]))
+    if triton_version < (3, 8) or torch.cuda.get_device_capability(x.device)[0] != 9:
+        return None
+    most, (warps, ctas) = next(item for item in CLUSTER_TABLE.items() if n_cols <= item[0])
+    return {"ROWS": 1, "BLOCK": most, "num_warps": warps, "num_ctas": ctas}
 
 
 def _forward(x: Tensor, scale: float, causal: bool) -> Tensor:
@@ -215,11 +217,18 @@ def _forward(x: Tensor, scale: float, causal: bool) -> Tensor:
     if x.numel() == 0:
         return y
     n_cols = x.shape[-1]
-    T_q = x.shape[-2] if causal else 1
-    launch(
-        softmax_rows, softmax_long_row, TABLE, x.numel() // n_cols, n_cols, (x, y), T_q, abs(scale) * LOG2E,
-        CAUSAL=causal, NEGATIVE=scale < 0,
-    )  # fmt: skip
+    n_rows = x.numel() // n_cols
+    arguments = (x, y, n_rows, n_cols, x.shape[-2] if causal else 1, abs(scale) * LOG2E)
+    flags = {"CAUSAL": causal, "NEGATIVE": scale < 0}
+    if (shape := tile(TABLE, n_cols)) is not None:
+        rows, block, warps = shape
+        grid = (triton.cdiv(n_rows, rows),)
+        library.launch(softmax_rows, grid, *arguments, **flags, ROWS=rows, BLOCK=block, num_warps=warps)
+    elif (together := cluster(n_cols, x)) is not None:
+        library.launch(softmax_rows, (n_rows,), *arguments, **flags, **together)
+    else:
+        programs, chunks = long_tile(n_rows, n_cols, x)
+        library.launch(softmax_long_row, (programs,), *arguments, **flags, **chunks)
     return y
 
 
@@ -227,13 +236,17 @@ def _backward(y: Tensor, dy: Tensor, scale: float, causal: bool) -> Tensor:
     dx = torch.empty_like(y)
     if y.numel() == 0:
         return dx
-    n_cols = y.shape[-1]
-    T_q = y.shape[-2] if causal else 1
     dy = dy.contiguous()
-    launch(
-        softmax_backward_rows, softmax_backward_long_row, BACKWARD_TABLE, y.numel() // n_cols, n_cols, (y, dy, dx),
-        T_q, scale, CAUSAL=causal,
-    )  # fmt: skip
+    n_cols = y.shape[-1]
+    n_rows = y.numel() // n_cols
+    arguments = (y, dy, dx, n_rows, n_cols, y.shape[-2] if causal else 1, scale)
+    if (shape := tile(BACKWARD_TABLE, n_cols)) is not None:
+        rows, block, warps = shape
+        flags = {"CAUSAL": causal, "AGAIN": block > BOTH_HELD, "ROWS": rows, "BLOCK": block}
+        library.launch(softmax_backward_rows, (triton.cdiv(n_rows, rows),), *arguments, **flags, num_warps=warps)
+    else:
+        programs, chunks = long_tile(n_rows, n_cols, y)
+        library.launch(softmax_backward_long_row, (programs,), *arguments, CAUSAL=causal, **chunks)
     return dx
 
 

@@ -45,7 +45,7 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
     everything = {"label_smoothing": 0.1, "z_loss": 1e-4, "softcap": 30.0}
     long = [width for width in softmax.LONG_TABLE if width < 1 << 30]
-    for width in (*kernel.TABLE, *long, 2 * max(long)):
+    for width in (*softmax.TABLE, *long, 2 * max(long)):
         for name, options in {"": {}, ", all options": everything}.items():
 
             def call(width: int = width, options: dict[str, Any] = options) -> None:

@@ -11,8 +11,9 @@ from .cross_entropy import EVERYTHING
 
 
 def head(N: int, V: int, d: int, ignored: float = 0.3, more: dict[str, Any] | None = None, **options: Any) -> Case:
-    """A call; ``more`` are what a case has besides inputs and options."""
-    return Case({"x": (N, d), "weight": (V, d), "targets": Ids((N,), V, ignored)}, options, **(more or {}))
+    """As `cross_entropy.logits`."""
+    more = {"without": ("scaled_copy",) if options.get("reduction") == "none" else ()} | (more or {})
+    return Case({"x": (N, d), "weight": (V, d), "targets": Ids((N,), V, ignored)}, options, **more)
 
 
 LINEAR_CROSS_ENTROPY = Operation(
@@ -21,7 +22,7 @@ LINEAR_CROSS_ENTROPY = Operation(
     reference=reference_linear_cross_entropy,
     torch=native.linear_cross_entropy,
     forward=("cross_entropy_rows|cross_entropy_long_row",),
-    backward=("scaled_copy|cross_entropy_slopes",),
+    backward=("scaled_copy",),
     cases=[
         *(head(7, V, d, ignored=0.0) for V, d in ((1, 1), (5, 1), (1, 5), (64, 16), (65, 33), (123, 7))),
         head(5, 40_000, 3),
