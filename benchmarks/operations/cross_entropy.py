@@ -51,7 +51,8 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
             def call(width: int = width, options: dict[str, Any] = options) -> None:
                 logits, ids = empty(48, width, dtype=dtype), targets(48, width)
                 back(kernel.cross_entropy(logits, ids, **options))
-                back(kernel.cross_entropy(logits, ids, reduction="none", **options))
+                if not options:
+                    back(kernel.cross_entropy(logits, ids, reduction="none"))
 
             yield f"{width} columns{name}", call
 

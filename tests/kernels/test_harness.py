@@ -16,7 +16,7 @@ from hornbook.kernels import interpreter
 
 from . import harness
 from .harness import Operation
-from .operations import ATTENTION, LAYER_NORM, OPERATIONS, SOFTMAX
+from .operations import ATTENTION, CROSS_ENTROPY, LAYER_NORM, LINEAR_CROSS_ENTROPY, OPERATIONS, SOFTMAX
 
 DEVICE = "cpu" if interpreter.is_on() else "cuda"
 
@@ -35,13 +35,39 @@ PLANTS = {
         "dx = r * (g - mean_g - x_hat * mean_gx)",
         "dx = r * (g - x_hat * mean_gx)",
     ),
-    "no maximum": (SOFTMAX, "tl.exp(s - m[:, None])", "tl.exp(s)"),
+    "no maximum": (SOFTMAX, "tl.exp2((x - m) * scale)", "tl.exp2(x * scale)"),
+    "a scale below 0 that is not": (SOFTMAX, 'NEGATIVE": scale < 0', 'NEGATIVE": False'),
     "a variance that cancels": (
         LAYER_NORM,
         "tl.sum(centred * centred, axis=1) / n_cols",
         "(tl.sum(x * x, axis=1) / n_cols - mean * mean)",
     ),
-    "a load without its mask": (SOFTMAX, "x = tl.load(X + at, mask=inside, other=0.0)", "x = tl.load(X + at)"),
+    "a load without its mask": (
+        SOFTMAX,
+        "(row < n_rows) & readable(col, seen, n_cols, CAUSAL), NEGATIVE",
+        "readable(col, seen, n_cols, CAUSAL), NEGATIVE",
+    ),
+    "targets that should be ignored": (
+        CROSS_ENTROPY,
+        "counts = (row < n_rows) & (t != ignore_index)",
+        "counts = row < n_rows",
+    ),
+    "a mean of all targets": (
+        CROSS_ENTROPY,
+        "(tl.load(Targets + row, mask=row < n_rows, other=ignore_index) != ignore_index)",
+        "(row < n_rows)",
+    ),
+    "a gradient of the sum": (CROSS_ENTROPY, "share = 1 / tl.maximum(count, 1.0)", "share = 1.0"),
+    "a gradient without the z-loss": (CROSS_ENTROPY, "p * (share * (1 + 2 * z_loss * log_z))", "p * share"),
+    "the slope of no soft-cap": (CROSS_ENTROPY, "d * ((1 - y) * (1 + y))", "d"),
+    "a target's logit read when it is overwritten": (
+        CROSS_ENTROPY,
+        "p_t = tl.exp2((x_t - m) * LOG2E)",
+        "p_t = tl.exp2((tl.load(D + row * stride_d + t, mask=known, other=0.0).to(tl.float32) - m) * LOG2E)",
+    ),
+    "an upstream gradient that is lost": (LINEAR_CROSS_ENTROPY, "(x * g).to(", "x.to("),
+    "a count that fp16 is not divided by": (LINEAR_CROSS_ENTROPY, "    if DIVIDED:", "    if False:"),
+    "a sum that begins with what was there": (LINEAR_CROSS_ENTROPY, "first=start == 0", "first=False"),
     "a store without its mask": (
         LAYER_NORM,
         "tl.store(Mean + row, mean, mask=row < n_rows)",
