@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import importlib
 
-from . import attention, base, layer_norm, softmax
+from . import attention, base, gelu, layer_norm, relu2, rope, softmax, swiglu
 from .base import Case, Function, Operation, Shape, results
 
-OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention)}
+OPERATIONS = {
+    module.OPERATION.name: module.OPERATION
+    for module in (softmax, layer_norm, attention, gelu, relu2, swiglu, rope)
+}
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
 

@@ -49,7 +49,8 @@ OPERATIONS = (
     "swiglu",
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
-KERNELS = frozenset({"attention", "layer_norm", "softmax"})  # the operations that have a file in kernels/
+# The operations that have a file in kernels/.
+KERNELS = frozenset({"attention", "gelu", "layer_norm", "relu2", "rope", "softmax", "swiglu"})
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from hornbook import native
+from hornbook.kernels import relu2
+from hornbook.reference.relu2 import relu2 as reference_relu2
+
+from ..harness import WIDTHS, Case, Operation
+
+BIAS = "pointwise_bias"
+RELU2 = Operation(
+    name="relu2",
+    fused=relu2.relu2,
+    reference=reference_relu2,
+    torch=native.relu2,
+    forward=("pointwise_forward",),
+    backward=("pointwise_backward", BIAS),
+    cases=[
+        *(Case({"x": (3, width), "bias": None}, without=(BIAS,)) for width in WIDTHS),
+        Case({"x": (), "bias": None}, without=(BIAS,)),
+        *(Case({"x": (3, width), "bias": (width,)}) for width in WIDTHS),
+        Case({"x": (9, 5, 64), "bias": (64,)}, in_fp32=("bias",)),
+        Case({"x": (2000, 3072), "bias": (3072,)}, gpu_only=True),
+    ],
+    empty=[Case({"x": (0, 5), "bias": None}), Case({"x": (0, 5), "bias": (5,)}), Case({"x": (3, 0), "bias": (0,)})],
+    typical=Case({"x": (3, 20, 65), "bias": (65,)}),
+)
