@@ -1,7 +1,7 @@
 r"""Gaussian error linear unit (Hendrycks and Gimpel, 2016, https://arxiv.org/abs/1606.08415), with z = x + b.
 
-    exact    y = z Φ(z),     dy/dz = Φ(z) + z φ(z),    Φ(z) = (1 + erf(z / √2)) / 2,    φ(z) = exp(-z²/2) / √(2π)
-    tanh     y = z σ(v),     dy/dz = σ(v) + z σ(v) σ(-v) v',    v = √(8/π) (z + 0.044715 z³),    σ(v) = 1 / (1 + exp(-v))
+    exact    y = z Φ(z),    dy/dz = Φ(z) + z φ(z),    Φ(z) = (1 + erf(z / √2)) / 2,    φ(z) = exp(-z²/2) / √(2π)
+    tanh     y = z σ(v),    dy/dz = σ(v) + z σ(v) σ(-v) v',    v = √(8/π) (z + 0.044715 z³),    σ(v) = 1 / (1 + e⁻ᵛ)
 
 The second is z (1 + tanh(v / 2)) / 2 in another form: (1 + tanh(v / 2)) / 2 = σ(v), and where the tanh comes close to
 -1, the sum with 1 would lose digits that σ has.
@@ -25,8 +25,18 @@ from . import library, pointwise
 
 @triton.jit
 def normal_distribution(z):
-    """Φ(z)"""
-    return 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)
+    """Φ(z), from log2 Φ(-|z|), which is nearly a parabola."""
+    a = tl.abs(z)
+    p = tl.fma(a, -2.2758668e-06, 3.2967953e-05)
+    p = tl.fma(a, p, -0.00015727845)
+    p = tl.fma(a, p, -0.00020247977)
+    p = tl.fma(a, p, 0.007142783)
+    p = tl.fma(a, p, -0.052546438)
+    p = tl.fma(a, p, -0.45919305)
+    p = tl.fma(a, p, -1.151107)
+    p = tl.fma(a, p, -0.99999994)
+    below = tl.exp2(p)
+    return tl.where(z > 0.0, 1.0 - below, below)
 
 
 @triton.jit
@@ -36,29 +46,30 @@ def exact(z):
 
 @triton.jit
 def exact_slope(z):
-    density = 0.3989422804014327 * tl.exp(-0.5 * z * z)
+    density = tl.exp2(tl.fma(z * z, -0.7213475204444817, -1.3257480647361592))  # the powers of 2, not of e
     return normal_distribution(z) + z * density
 
 
 @triton.jit
 def inner(z):
-    """v, and its slope by z. From |z| = 20 on σ is 0 or 1 whatever z² is, which therefore need not overflow."""
+    """v / log 2, for powers of 2, and the slope of v by z. From |z| = 20 on σ is 0 or 1 whatever z² is, which therefore
+    need not overflow."""
     z2 = tl.minimum(z * z, 400.0)
-    return z * (1.5957691216057308 + 0.07135481627260025 * z2), 1.5957691216057308 + 0.21406444881780076 * z2
+    return z * (2.302208198144325 + 0.1029432395800235 * z2), 1.5957691216057308 + 0.21406444881780076 * z2
 
 
 @triton.jit
 def tanh(z):
     v, _ = inner(z)
-    return z / (1.0 + tl.exp(-v))
+    return z / (1.0 + tl.exp2(-v))
 
 
 @triton.jit
 def tanh_slope(z):
     v, dv = inner(z)
-    e = tl.exp(-tl.abs(v))  # no larger than 1
+    e = tl.exp2(-tl.abs(v))  # no larger than 1
     r = 1.0 / (1.0 + e)  # σ(|v|); σ(-|v|) is e r, which is exact where 1 - r is not
-    return tl.where(v < 0.0, e * r, r) + z * dv * (e * r * r)
+    return tl.where(v < 0.0, e * r, r) + z * (e * r * r) * dv
 
 
 FORMS: dict[str, tuple[Any, Any]] = {"none": (exact, exact_slope), "tanh": (tanh, tanh_slope)}

@@ -4,7 +4,7 @@ r"""What `gelu` and `relu2` share: they say what becomes of a number, this file 
 
 Forward reads x and writes y, backward reads x and dy and writes dx: in bf16 4 and 6 bytes a number, and some 20
 operations. Memory is the limit, so what counts is how many bytes are asked for at once: a tile gives each thread 16
-numbers of every tensor, which are two reads of 16 bytes in bf16 and four in fp32, none of which waits for another.
+numbers of every tensor, which are two reads of 16 bytes in bf16 and four in fp32, and none of them waits for another.
 
 A tensor is rows of columns; where nothing depends on the column, it is one row of all its numbers. db is a sum over
 rows: each program adds up its own, always the same ones in the same order, and a small kernel adds up the programs. No
@@ -47,15 +47,15 @@ def pointwise_forward(
 
 @triton.jit
 def pointwise_backward(
-    X, B, DY, DX, Sums, n_rows, n_cols, SLOPE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, WANTS_X: tl.constexpr, WANTS_BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    X, B, DY, DX, Sums, n_rows, n_cols, SLOPE: tl.constexpr, HAS_BIAS: tl.constexpr, WANTS_X: tl.constexpr,
+    WANTS_BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """A program has the rows of its tile, then those a whole grid further down, and so on."""
+    """A program has the rows of its tile, then those a whole grid further down, and so on; it reads ahead."""
     across = tl.cdiv(n_cols, BLOCK)
     part, step = tl.program_id(0) // across, tl.num_programs(0) // across * ROWS
     row, col = tile_of(tl.program_id(0), n_cols, ROWS, BLOCK)
     total = tl.zeros((ROWS, BLOCK), tl.float32)
-    for _ in range(part * ROWS, n_rows, step):
+    for _ in tl.range(part * ROWS, n_rows, step, num_stages=STAGES):
         inside = (row < n_rows)[:, None] & (col < n_cols)[None, :]
         at = row[:, None] * n_cols + col[None, :]
         z = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
@@ -84,20 +84,21 @@ def pointwise_bias(Sums, DB, n_rows, n_cols, ROWS: tl.constexpr, BLOCK: tl.const
     tl.store(DB + col, tl.sum(total, axis=0).to(DB.dtype.element_ty), mask=col < n_cols)
 
 
-# Numbers of a tile; 4 warps hold 16 of each tensor a thread. Columns up to → of a tile's rows and columns.
+# Numbers of a tile, of which a thread of 4 warps has 16. Columns up to → of a tile's columns.
 TILE = 2048
 BLOCKS = (16, 64, 256)
-# Of the sums over rows: how many programs there are at most, all columns together (one wave of an H200, 8 to each of
-# its 132 multiprocessors), and the tile of the small kernel. Fixed numbers, so that the order of adding up, and with it
-# the last bit, is the same on every GPU.
+# Of the sums over rows: half a tile, as the sums take registers too, with the next two on their way; how many programs
+# there are at most, all columns together: one wave of an H200, 8 to each of its 132 multiprocessors; and the tile of
+# the small kernel. Fixed numbers, so that the order of adding up, and with it the last bit, is the same on every GPU.
+SUMMED_TILE, STAGES = 1024, 3
 PROGRAMS = 1024
-SUM_ROWS, SUM_BLOCK = 64, 32
+SUM_TILES = {4: 512, 64: 32}  # programs' rows up to → columns
 
 
-def tile(n_rows: int, n_cols: int) -> tuple[int, int]:
+def tile(n_rows: int, n_cols: int, numbers: int = TILE) -> tuple[int, int]:
     """(ROWS, BLOCK) for rows of ``n_cols``."""
-    block = TILE if n_rows == 1 else next((b for b in BLOCKS if n_cols <= b), BLOCKS[-1])
-    return TILE // block, block
+    block = numbers if n_rows == 1 else next((b for b in BLOCKS if n_cols <= b), BLOCKS[-1])
+    return numbers // block, block
 
 
 def rows_and_columns(x: Tensor, bias: Tensor | None) -> tuple[int, int]:
@@ -129,7 +130,7 @@ def backward(
     if x.numel() == 0:
         return dx, db.zero_()
     n_rows, n_cols = rows_and_columns(x, bias)
-    rows, block = tile(n_rows, n_cols)
+    rows, block = tile(n_rows, n_cols, SUMMED_TILE if wants_bias else TILE)
     across, down = triton.cdiv(n_cols, block), triton.cdiv(n_rows, rows)
     if wants_bias:
         down = min(down, max(1, PROGRAMS // across))
@@ -137,16 +138,15 @@ def backward(
     library.launch(
         pointwise_backward, (across * down,), x, x if bias is None else bias, dy.contiguous(), dx, sums, n_rows, n_cols,
         SLOPE=slope, HAS_BIAS=bias is not None, WANTS_X=wants_x, WANTS_BIAS=wants_bias, ROWS=rows, BLOCK=block,
+        STAGES=STAGES if wants_bias else 1,
     )  # fmt: skip
     if wants_bias:
-        grid = (triton.cdiv(n_cols, SUM_BLOCK),)
-        library.launch(pointwise_bias, grid, sums, db, down, n_cols, ROWS=SUM_ROWS, BLOCK=SUM_BLOCK)
+        rows, block = next((r, c) for r, c in SUM_TILES.items() if down <= r or r == max(SUM_TILES))
+        library.launch(pointwise_bias, (triton.cdiv(n_cols, block),), sums, db, down, n_cols, ROWS=rows, BLOCK=block)
     return dx, db
 
 
-def fake_backward(
-    x: Tensor, bias: Tensor | None, dy: Tensor, *more: Any
-) -> tuple[Tensor, Tensor]:
+def fake_backward(x: Tensor, bias: Tensor | None, dy: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
     """The shapes of `backward`, of which the last two arguments say what is wanted."""
     wants_x, wants_bias = more[-2:]
     db = bias if wants_bias and bias is not None else x

@@ -38,15 +38,11 @@ def _forward(x: Tensor, bias: Tensor | None) -> Tensor:
     return pointwise.forward(x, bias, value)
 
 
-def _backward(
-    x: Tensor, bias: Tensor | None, dy: Tensor, wants_x: bool, wants_bias: bool
-) -> tuple[Tensor, Tensor]:
+def _backward(x: Tensor, bias: Tensor | None, dy: Tensor, wants_x: bool, wants_bias: bool) -> tuple[Tensor, Tensor]:
     return pointwise.backward(x, bias, dy, slope, wants_x, wants_bias)
 
 
-_relu2 = library.operator(
-    "relu2(Tensor x, Tensor? bias) -> Tensor", _forward, lambda x, bias: torch.empty_like(x)
-)
+_relu2 = library.operator("relu2(Tensor x, Tensor? bias) -> Tensor", _forward, lambda x, bias: torch.empty_like(x))
 _relu2_backward = library.operator(
     "relu2_backward(Tensor x, Tensor? bias, Tensor dy, bool wants_x, bool wants_bias) -> (Tensor, Tensor)",
     _backward, pointwise.fake_backward,

@@ -11,8 +11,7 @@ from . import attention, base, gelu, layer_norm, relu2, rope, softmax, swiglu
 from .base import Case, Function, Operation, Shape, results
 
 OPERATIONS = {
-    module.OPERATION.name: module.OPERATION
-    for module in (softmax, layer_norm, attention, gelu, relu2, swiglu, rope)
+    module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention, gelu, relu2, swiglu, rope)
 }
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]

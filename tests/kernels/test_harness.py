@@ -49,7 +49,7 @@ PLANTS = {
     ),
     "a slope without its second term": (GELU, "normal_distribution(z) + z * density", "normal_distribution(z)"),
     "a tanh where erf was asked for": (GELU, '"none": (exact, exact_slope)', '"none": (tanh, tanh_slope)'),
-    "an exponential that overflows": (GELU, "tl.exp(-tl.abs(v))", "tl.exp(-v)"),
+    "an exponential that overflows": (GELU, "tl.exp2(-tl.abs(v))", "tl.exp2(-v)"),
     "a forgotten factor": (RELU2, "return 2.0 * rectified(z)", "return rectified(z)"),
     "a bias that is forgotten on the way back": (
         RELU2,
@@ -64,7 +64,7 @@ PLANTS = {
     "gradients of halves that lie too close": (SWIGLU, "(2 if up is None else 1)", "1"),
     "a gate that is taken for linear": (SWIGLU, "s + g * (e * r * r)", "s"),
     "a gradient that is turned on": (ROPE, "stride_h, -1.0,", "stride_h, 1.0,"),
-    "another position's angle": (ROPE, "position = token % T", "position = token % T + (token >= T)"),
+    "another position's angle": (ROPE, "position = (token % T)", "position = (token % T + (token >= T))"),
     "pairs of the other kind": (ROPE, "INTERLEAVED=interleaved", "INTERLEAVED=not interleaved"),
     "angles in the format of x": (
         ROPE,

@@ -20,14 +20,14 @@ DEVICE = "cpu" if interpreter.is_on() else "cuda"
 def test_sums_over_more_rows_than_one_round_takes(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs go down a grid's height at a time: with few of them, some rounds, of which the last is not full."""
     monkeypatch.setattr(pointwise, "PROGRAMS", 4)
-    rows, _ = pointwise.tile(1000, width)
+    rows, _ = pointwise.tile(1000, width, pointwise.SUMMED_TILE)
     case = Case({"x": (4 * rows + 3 * rows // 2, width), "bias": (width,)})
     for dtype in harness.DTYPES:
         harness.check_accuracy(GELU, case, dtype, DEVICE)
 
 
 def test_sums_of_more_programs_than_are_read_at_once() -> None:
-    rows = (pointwise.SUM_ROWS + 1) * pointwise.TILE // 16
+    rows = (max(pointwise.SUM_TILES) + 1) * pointwise.SUMMED_TILE // 16
     harness.check_accuracy(GELU, Case({"x": (rows, 5), "bias": (5,)}), torch.float32, DEVICE)
 
 

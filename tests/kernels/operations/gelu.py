@@ -18,10 +18,10 @@ GELU = Operation(
     cases=[
         *(
             Case({"x": x, "bias": None}, options, without=(BIAS,))
-            for x in ((), (1,), (7,), (3, 65), (2, 1, 3, 41), (3, 1365), (3, 65537))
+            for x in ((), (1,), (7,), (3, 65), (2, 1, 3, 41), (3, 1365), (6, 4096))
             for options in ({}, TANH)
         ),
-        *(Case({"x": (3, width), "bias": (width,)}, TANH) for width in (1, 7, 16, 17, 64, 123, 1000, 4096)),
+        *(Case({"x": (3, width), "bias": (width,)}, TANH) for width in (1, 7, 16, 17, 64, 123, 1000)),
         *(Case({"x": (2, 50, width), "bias": (width,)}) for width in (1, 65, 257)),
         Case({"x": (130, 100), "bias": (100,)}, TANH, in_fp32=("bias",)),
         Case({"x": (3, 40), "bias": (40,)}, times=1e4),  # so far out that squares and exponentials overflow
@@ -34,5 +34,5 @@ GELU = Operation(
         Case({"x": (0, 5), "bias": (5,)}, TANH),
         Case({"x": (3, 0), "bias": (0,)}),
     ],
-    typical=Case({"x": (3, 20, 65), "bias": (65,)}, TANH),
+    typical=Case({"x": (3, 5, 65), "bias": (65,)}, TANH),
 )

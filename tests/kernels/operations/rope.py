@@ -39,5 +39,5 @@ ROPE = Operation(
         replace(heads(2, 1000, 25, 96, 4096, interleaved=True), gpu_only=True),
     ],
     empty=[heads(0, 5, 2, 16), heads(2, 0, 2, 16), heads(2, 5, 0, 16, 9), heads(2, 5, 2, 0)],
-    typical=heads(2, 20, 3, 24, 30),
+    typical=heads(2, 5, 3, 24, 30),
 )
