@@ -54,14 +54,15 @@ def pointwise_backward(
     across = tl.cdiv(n_cols, BLOCK)
     part, step = tl.program_id(0) // across, tl.num_programs(0) // across * ROWS
     row, col = tile_of(tl.program_id(0), n_cols, ROWS, BLOCK)
+    bias = 0.0
+    if HAS_BIAS:
+        bias = tl.load(B + col, mask=col < n_cols, other=0.0).to(tl.float32)[None, :]
     total = tl.zeros((ROWS, BLOCK), tl.float32)
-    for _ in tl.range(part * ROWS, n_rows, step, num_stages=STAGES):
+    for _ in tl.range(part * ROWS, n_rows, step, num_stages=STAGES):  # type: ignore[reportGeneralTypeIssues]
         inside = (row < n_rows)[:, None] & (col < n_cols)[None, :]
         at = row[:, None] * n_cols + col[None, :]
-        z = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
+        z = tl.load(X + at, mask=inside, other=0.0).to(tl.float32) + bias
         dy = tl.load(DY + at, mask=inside, other=0.0).to(tl.float32)  # 0 outside, and so is dx
-        if HAS_BIAS:
-            z += tl.load(B + col, mask=col < n_cols, other=0.0).to(tl.float32)[None, :]
         dx = SLOPE(z) * dy
         if WANTS_X:
             tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=inside)

@@ -25,7 +25,7 @@ from . import library
 
 @triton.jit
 def turn(
-    X, Cos, Sin, Positions, Y, n_tokens, T, H, P, stride_b, stride_t, stride_h, SIGN: tl.constexpr,
+    X, Cos, Sin, Positions, Y, n_tokens, T, H, P, stride_b, stride_t, stride_h, SIGN,
     D: tl.constexpr, INTERLEAVED: tl.constexpr, HAS_POSITIONS: tl.constexpr,
     TOKENS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -90,15 +90,17 @@ def rope_backward(
     )  # fmt: skip
 
 
-# Pairs of a tile; 4 warps hold 8 of them a thread, which are two reads of 16 bytes in bf16.
-TILE = 1024
+# Bytes of a tile's numbers a, and of its numbers b: of each, 4 warps read 16 bytes a thread.
+TILE = 2048
 
 
-def tile(H: int, D: int) -> tuple[int, int, int]:
-    """(TOKENS, HEADS, PAIRS): as many heads at a time as divide theirs, so that what is read lies side by side."""
-    pairs = min(TILE, triton.next_power_of_2(D // 2))
-    heads = min(TILE // pairs, H & -H)  # the largest power of two in H
-    return TILE // pairs // heads, heads, pairs
+def tile(H: int, D: int, size: int) -> tuple[int, int, int]:
+    """(TOKENS, HEADS, PAIRS) for numbers of ``size`` bytes: as many heads at a time as divide theirs, so that what is
+    read lies side by side."""
+    most = TILE // size
+    pairs = min(most, triton.next_power_of_2(D // 2))
+    heads = min(most // pairs, H & -H)  # the largest power of two in H
+    return most // pairs // heads, heads, pairs
 
 
 def _turn(kernel: Any, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, interleaved: bool) -> Tensor:
@@ -107,7 +109,7 @@ def _turn(kernel: Any, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | 
         return y
     x = x if x.stride(-1) == 1 else x.contiguous()
     B, T, H, D = x.shape
-    tokens, heads, pairs = tile(H, D)
+    tokens, heads, pairs = tile(H, D, x.element_size())
     grid = (triton.cdiv(B * T, tokens), triton.cdiv(D // 2, pairs))
     library.launch(
         kernel, grid, x, cos, sin, cos if positions is None else positions, y, B * T, T, H, len(cos), *x.stride()[:3],

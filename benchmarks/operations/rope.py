@@ -8,7 +8,7 @@ import torch
 
 from .base import Fixed, Operation, Shape, back, empty, rows_error
 
-HEAD_DIMS = (16, 32, 64, 80, 96, 128, 256)
+HEAD_DIMS = (16, 64, 80, 128, 256)
 
 
 def rope_work(shape: Shape, form: str, direction: str, size: int) -> tuple[int, int]:
