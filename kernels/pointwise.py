@@ -61,8 +61,10 @@ def pointwise_backward(
     for _ in tl.range(part * ROWS, n_rows, step, num_stages=STAGES):  # type: ignore[reportGeneralTypeIssues]
         inside = (row < n_rows)[:, None] & (col < n_cols)[None, :]
         at = row[:, None] * n_cols + col[None, :]
-        z = tl.load(X + at, mask=inside, other=0.0).to(tl.float32) + bias
+        z = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
         dy = tl.load(DY + at, mask=inside, other=0.0).to(tl.float32)  # 0 outside, and so is dx
+        if HAS_BIAS:
+            z += bias
         dx = SLOPE(z) * dy
         if WANTS_X:
             tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=inside)
