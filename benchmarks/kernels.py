@@ -36,6 +36,7 @@ from .operations import OPERATIONS, Case, Function, Operation, Shape, implementa
 NAMES = ("reference", "torch", "torch.compile", "composed", "fused", "Liger", "QuACK")
 PEERS = ("torch", "torch.compile", "Liger", "QuACK")
 OURS = ("composed", "fused")
+OWN_FORMS = ("causal", "halves")  # which other libraries do not have
 # Of ‖result - reference‖ / ‖reference‖; rounding alone makes up to a third of it (layer_norm in bf16: 7e-3).
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
@@ -113,7 +114,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
         needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
-        elif name in ("Liger", "QuACK") and (case.options or name not in case.operation.peers):
+        elif name in ("Liger", "QuACK") and (case.form in OWN_FORMS or name not in case.operation.peers):
             continue  # it has no such function
         else:
             try:

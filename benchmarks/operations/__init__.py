@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib
 
-from . import attention, base, cross_entropy, layer_norm, linear_cross_entropy, softmax
+from . import attention, base, cross_entropy, gelu, layer_norm, linear_cross_entropy, relu2, rope, softmax, swiglu
 from .base import Case, Function, Operation, Shape, results
 
-MODULES = (softmax, layer_norm, attention, cross_entropy, linear_cross_entropy)
+MODULES = (softmax, layer_norm, attention, cross_entropy, linear_cross_entropy, gelu, relu2, swiglu, rope)
 OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]

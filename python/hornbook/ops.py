@@ -50,7 +50,11 @@ OPERATIONS = (
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
 # The operations that have a file in kernels/.
-KERNELS = frozenset({"attention", "cross_entropy", "layer_norm", "linear_cross_entropy", "softmax"})
+KERNELS = frozenset(
+    {
+        "attention", "cross_entropy", "gelu", "layer_norm", "linear_cross_entropy", "relu2", "rope", "softmax", "swiglu",
+    }
+)  # fmt: skip
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 

@@ -16,7 +16,18 @@ from hornbook.kernels import interpreter
 
 from . import harness
 from .harness import Operation
-from .operations import ATTENTION, CROSS_ENTROPY, LAYER_NORM, LINEAR_CROSS_ENTROPY, OPERATIONS, SOFTMAX
+from .operations import (
+    ATTENTION,
+    CROSS_ENTROPY,
+    GELU,
+    LAYER_NORM,
+    LINEAR_CROSS_ENTROPY,
+    OPERATIONS,
+    RELU2,
+    ROPE,
+    SOFTMAX,
+    SWIGLU,
+)
 
 DEVICE = "cpu" if interpreter.is_on() else "cuda"
 
@@ -73,12 +84,42 @@ PLANTS = {
         "tl.store(Mean + row, mean, mask=row < n_rows)",
         "tl.store(Mean + row, mean)",
     ),
+    "a slope without its second term": (GELU, "normal_distribution(z) + z * density", "normal_distribution(z)"),
+    "a tanh where erf was asked for": (GELU, '"none": (exact, exact_slope)', '"none": (tanh, tanh_slope)'),
+    "an exponential that overflows": (GELU, "tl.exp2(-tl.abs(v))", "tl.exp2(-v)"),
+    "a forgotten factor": (RELU2, "return 2.0 * rectified(z)", "return rectified(z)"),
+    "a bias that is forgotten on the way back": (
+        RELU2,
+        "pointwise.backward(x, bias, dy,",
+        "pointwise.backward(x, None if bias is None else bias * 0, dy,",
+    ),
+    "halves that are mixed up": (
+        SWIGLU,
+        "gate, up = gate.chunk(2, dim=-1)\n    elif",
+        "up, gate = gate.chunk(2, dim=-1)\n    elif",
+    ),
+    "gradients of halves that lie too close": (SWIGLU, "(2 if up is None else 1)", "1"),
+    "a gate that is taken for linear": (SWIGLU, "s + g * (e * r * r)", "s"),
+    "a gradient that is turned on": (ROPE, "stride_h, -1.0,", "stride_h, 1.0,"),
+    "another position's angle": (ROPE, "position = (token % T)", "position = (token % T + (token >= T))"),
+    "pairs of the other kind": (ROPE, "INTERLEAVED=interleaved", "INTERLEAVED=not interleaved"),
+    "angles in the format of x": (
+        ROPE,
+        'other=float("nan")).to(tl.float32)[:, None, :]\n',
+        'other=float("nan")).to(tl.bfloat16).to(tl.float32)[:, None, :]\n',
+    ),
 }
 # The same for what `check_strided` is to notice.
 DENSE_ONLY = {
     "softmax": (SOFTMAX, "dy = dy.contiguous()", "dy = dy"),
     "layer_norm": (LAYER_NORM, "dy.contiguous()", "dy"),
     "attention": (ATTENTION, "do = do.contiguous()", "do = do"),
+    "swiglu": (SWIGLU, "dy.contiguous()", "dy"),
+    "rope": (
+        ROPE,
+        "_turn(rope_backward, dy,",
+        "_turn(rope_backward, dy.as_strided(dy.shape, torch.empty(dy.shape).stride()),",
+    ),
 }
 
 
@@ -145,7 +186,8 @@ def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
 def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:
     for operation in OPERATIONS:
         assert not is_caught(dataclasses.replace(operation, cases=[operation.typical]))
-        same = changed(operation, "from . import library", "from . import library  # the same", tmp_path)
+        first = "from __future__ import annotations"
+        same = changed(operation, first, f"{first}  # the same", tmp_path)
         harness.check_accuracy(same, operation.typical, torch.float32, DEVICE)
 
 
