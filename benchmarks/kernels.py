@@ -114,7 +114,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
         needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
-        elif name in ("Liger", "QuACK") and (case.form in OWN_FORMS or name not in case.operation.peers):
+        elif name in ("Liger", "QuACK") and (case.options or case.form in OWN_FORMS or name not in case.operation.peers):
             continue  # it has no such function
         else:
             try:
