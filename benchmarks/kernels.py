@@ -154,11 +154,13 @@ def measure_case(
     dys: list[Tensor] = []
     for name, f in list(found.items()):
         try:
-            ys = results(f(*tensors, **options))
+            # Copies, as there are some that write over what they are given, and the next one is checked on the same.
+            given = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
+            ys = results(f(*given, **options))
             dys = dys or [upstream(y) for y in ys]
             if name != "reference":
-                errors[name] = case.operation.error(case, tensors, dys, ys, gradients(ys, tensors, dys))
-            del ys
+                errors[name] = case.operation.error(case, tensors, dys, ys, gradients(ys, given, dys))
+            del ys, given
         except Exception as error:  # whatever another library or a compiler does, the others are still timed
             notes[name] = report.because(error)
             del found[name]

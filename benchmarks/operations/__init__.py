@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import importlib
 
-from . import add_norm, attention, base, layer_norm, rms_norm, softmax
+from . import (
+    add_norm,
+    attention,
+    base,
+    cross_entropy,
+    gelu,
+    layer_norm,
+    linear_cross_entropy,
+    relu2,
+    rms_norm,
+    rope,
+    softmax,
+    swiglu,
+)
 from .base import Case, Function, Operation, Shape, results
 
-OPERATIONS = {
-    module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, rms_norm, add_norm, attention)
-}
+MODULES = (
+    softmax, layer_norm, rms_norm, add_norm, attention, cross_entropy, linear_cross_entropy, gelu, relu2, swiglu, rope,
+)  # fmt: skip
+OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
 

@@ -57,10 +57,10 @@ class Operation:
     examples: Callable[[str], Iterator[tuple[str, Callable[[], Any]]]]
     """number format → for each shape class of the kernels, its name and a call on small tensors, forward and backward,
     whose launches are compiled ahead of time"""
-    peer_forms: tuple[str, ...] | None = None
-    """the forms that ``peers`` have; all but "causal" if not given"""
     directions: tuple[str, ...] = ("forward", "backward")
     """what is timed: "forward", "backward", or "both" in one go where most of the way back is done on the way forth"""
+    peer_forms: tuple[str, ...] | None = None
+    """the forms that ``peers`` have; those without arguments if not given"""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Case:
     def has(self, library: str) -> bool:
         """Whether a library has the operation in this form."""
         forms = self.operation.peer_forms
-        return library in self.operation.peers and (self.form != "causal" if forms is None else self.form in forms)
+        return library in self.operation.peers and (not self.options if forms is None else self.form in forms)
 
     def matrix_bytes(self) -> int:
         """Bytes of one matrix of weights, of all heads, in fp32; 0 for an operation without one."""
@@ -110,8 +110,8 @@ class Case:
 
 
 def results(y: Any) -> tuple[Tensor, ...]:
-    """What a call returned, as a tuple of tensors."""
-    return tuple(y) if isinstance(y, tuple | list) else (y,)
+    """What a call returned, as a tuple of tensors; some return None besides, for what they were not asked for."""
+    return tuple(t for t in y if t is not None) if isinstance(y, tuple | list) else (y,)
 
 
 def rows_error(

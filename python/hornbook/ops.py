@@ -49,9 +49,13 @@ OPERATIONS = (
     "swiglu",
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
+# The operations that have a file in kernels/.
 KERNELS = frozenset(
-    {"add_norm", "attention", "layer_norm", "rms_norm", "softmax"}
-)  # the operations that have a file in kernels/
+    {
+        "add_norm", "attention", "cross_entropy", "gelu", "layer_norm", "linear_cross_entropy", "relu2", "rms_norm",
+        "rope", "softmax", "swiglu",
+    }
+)  # fmt: skip
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 
