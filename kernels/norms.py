@@ -241,7 +241,8 @@ def launch_long_row(
 
 def statistics_for(x: Tensor, rms: bool) -> Tensor:
     """What forward keeps of each row, in fp32: r, and the mean if there is one."""
-    return x.new_empty((1 if rms else 2, x.numel() // max(1, x.shape[-1])), dtype=torch.float32)
+    n_rows, _ = size(x)
+    return x.new_empty((1 if rms else 2, n_rows), dtype=torch.float32)
 
 
 def refusal(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> str | None:

@@ -313,7 +313,8 @@ WIDE = 32 * 1024  # bytes of a row up to which it has them for dw and db at leas
 AHEAD = 64 * 1024  # bytes of the next rows that a program may have on their way
 LONG = norms.Tile(2, 1024, 4, 64)  # of `norm_backward_columns`
 LONG_BLOCK, LONG_WARPS, LONG_STAGES = 4096, 16, 3  # of `norm_long_row_means`
-SUM_STEP, SUM_BLOCK = 128, 32  # parts at a time, and columns a program, of `norm_sum_parts`
+# Of `norm_sum_parts`: the numbers that a program adds up at a time, and how many programs a wide dw has at least.
+SUM_NUMBERS, SUM_PROGRAMS = 4096, 128
 
 
 def stages(n_cols: int, tile: norms.Tile, *streams: Tensor | None) -> int:
@@ -321,6 +322,11 @@ def stages(n_cols: int, tile: norms.Tile, *streams: Tensor | None) -> int:
     columns = triton.cdiv(n_cols, tile.block) * tile.block
     ahead = tile.rows * columns * sum(t.element_size() for t in streams if t is not None)
     return 1 + min(2, AHEAD // ahead)
+
+
+def sum_block(n_cols: int) -> int:
+    """Columns of a program of `norm_sum_parts`: 32, that is 128 bytes in one go, to 256."""
+    return min(256, max(32, triton.next_power_of_2(n_cols) // SUM_PROGRAMS))
 
 
 def _outputs(
@@ -389,8 +395,11 @@ def _backward(
             ROWS=tile.rows, BLOCK=tile.block, STAGES=stages(tile.block, tile, dy, dh, x), num_warps=tile.warps,
         )  # fmt: skip
     if len(parts):
-        grid = triton.cdiv(n_cols, SUM_BLOCK), len(parts)
-        library.launch(norm_sum_parts, grid, parts, dw, db, n_parts, n_cols, **wanted, STEP=SUM_STEP, BLOCK=SUM_BLOCK)
+        block = sum_block(n_cols)
+        library.launch(
+            norm_sum_parts, (triton.cdiv(n_cols, block), len(parts)), parts, dw, db, n_parts, n_cols, **wanted,
+            STEP=SUM_NUMBERS // block, BLOCK=block,
+        )  # fmt: skip
     return outputs
 
 

@@ -23,8 +23,8 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
             def call(width: int = width, norm: str = norm, formats: tuple[str, str] = formats) -> None:
                 x, residual = (empty(96, width, dtype=f) for f in formats)
-                parameters = [empty(width, dtype="fp32") for _ in range(2 if norm == "layer_norm" else 1)]
-                back(add_norm.add_norm(x, residual, *parameters, norm=norm))
+                weight, bias = empty(width, dtype="fp32"), empty(width, dtype="fp32") if norm == "layer_norm" else None
+                back(add_norm.add_norm(x, residual, weight, bias, norm=norm))
 
             yield f"{width} columns, {norm}{', fp32 residual' if formats[1] != dtype else ''}", call
 

@@ -15,6 +15,8 @@ from hornbook.reference.add_norm import add_norm as reference_add_norm
 from hornbook.reference.layer_norm import layer_norm as reference_layer_norm
 from hornbook.reference.rms_norm import rms_norm as reference_rms_norm
 
+from . import harness
+from .operations import LAYER_NORM
 from .test_harness import DEVICE
 
 NORMS = {"layer_norm": (layer_norm, reference_layer_norm), "rms_norm": (rms_norm, reference_rms_norm)}
@@ -42,6 +44,19 @@ def test_borders_of_the_tables(norm: str, width: int) -> None:
     mine, want = NORMS[norm]
     tensors = random(2, width), random(width, seed=1), random(width, seed=2)
     close(gradients(mine, *tensors), gradients(want, *tensors))
+
+
+@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(150, 65), (19, 700), (9, 9000), (19, 17_000)])
+def test_a_program_has_more_rows_than_it_takes_at_once(
+    rows: int, width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each kernel, with two programs in place of hundreds, so that few rows are enough."""
+    for most, tile in norms_backward.TABLE.items():
+        monkeypatch.setitem(norms_backward.TABLE, most, tile._replace(programs=2))
+    monkeypatch.setattr(norms_backward, "LONG", norms_backward.LONG._replace(programs=2))
+    case = harness.Case({"x": (rows, width), "weight": (width,), "bias": (width,)})
+    harness.check_accuracy(LAYER_NORM, case, dtype, DEVICE)
 
 
 def test_a_thread_has_room_for_its_pieces() -> None:
