@@ -126,7 +126,7 @@ def sum_of_two(X, Residual, H, col, n_cols, ADD: tl.constexpr, KEEP: tl.constexp
 def norm_long_row(
     X, Residual, W, B, Y, H, Statistics, n_rows, n_cols, eps,
     RMS: tl.constexpr, ADD: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
-    BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, FIRST_STAGES: tl.constexpr, SECOND_STAGES: tl.constexpr,
 ):  # fmt: skip
     """One row of any length, read twice, the second time from the cache if it can hold the rows that are under way.
 
@@ -141,7 +141,7 @@ def norm_long_row(
     lane = tl.arange(0, BLOCK)
     mean = tl.zeros((BLOCK,), tl.float32)
     squares = tl.zeros((BLOCK,), tl.float32)
-    for start in tl.range(0, n_cols, BLOCK, num_stages=STAGES):
+    for start in tl.range(0, n_cols, BLOCK, num_stages=FIRST_STAGES):
         col = start + lane
         x = sum_of_two(X, Residual, H, col, n_cols, ADD, "evict_last")
         if RMS:
@@ -160,7 +160,7 @@ def norm_long_row(
         tl.store(Statistics + n_rows + row, shift)
     r = 1 / tl.sqrt(sum_of_squares / n_cols + eps)
     tl.store(Statistics + row, r)
-    for start in tl.range(0, n_cols, BLOCK, num_stages=STAGES):
+    for start in tl.range(0, n_cols, BLOCK, num_stages=SECOND_STAGES):
         col = start + lane
         x = sum_of_two(X, Residual, H, col, n_cols, ADD, "evict_first")
         if ADD:
@@ -200,8 +200,9 @@ TABLE = {
     8192: Tile(1, 2048, 8),
     16384: Tile(1, 4096, 16),
 }
-# So many warps that a multiprocessor has one row at a time, and the cache (L2) holds all that are under way.
-LONG_BLOCK, LONG_WARPS, LONG_STAGES = 8192, 16, 3
+# Of `norm_long_row`. What a program has under way lies in shared memory, of which the smallest GPUs have 99 KB a program;
+# on the largest two or three rows a multiprocessor are read at once, and the cache (L2) holds them for the second time.
+LONG_BLOCK, LONG_WARPS, LONG_AHEAD = 4096, 8, 96 * 1024
 
 
 def tile(n_cols: int, table: Mapping[int, Tile] = TABLE) -> Tile | None:
@@ -215,6 +216,12 @@ def tile(n_cols: int, table: Mapping[int, Tile] = TABLE) -> Tile | None:
 def size(x: Tensor) -> tuple[int, int]:
     """How many rows and columns."""
     return x.numel() // max(1, x.shape[-1]), x.shape[-1]
+
+
+def stages(block: int, most: int, *streams: Tensor | None) -> int:
+    """How many blocks of some tensors a program has in hand: the one it works on, and up to 4 that are on their way and
+    take ``most`` bytes together."""
+    return 1 + min(4, most // (block * sum(t.element_size() for t in streams if t is not None)))
 
 
 def launch_long_row(
@@ -235,7 +242,9 @@ def launch_long_row(
         x, x if residual is None else residual, x if weight is None else weight, x if bias is None else bias,
         y, x if h is None else h, statistics, n_rows, n_cols, eps,
         RMS=rms, ADD=residual is not None, HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None,
-        BLOCK=LONG_BLOCK, STAGES=LONG_STAGES, num_warps=LONG_WARPS,
+        BLOCK=LONG_BLOCK, num_warps=LONG_WARPS,
+        FIRST_STAGES=stages(LONG_BLOCK, LONG_AHEAD, x, residual),
+        SECOND_STAGES=stages(LONG_BLOCK, LONG_AHEAD, x, residual, weight, bias),
     )  # fmt: skip
 
 

@@ -39,9 +39,19 @@ def test_shared_memory_fits(rows: list[dict[str, Any]]) -> None:
     assert not [f"{name(r)}: {r['shared']} bytes" for r in rows if r["shared"] > aot.TARGETS[r["target"]]]
 
 
+# Bytes a thread. The norms of rows that fill the registers: where some 8 bytes fewer let one more program into a
+# multiprocessor (at 40, 48, 64, 80, 128 or 168 registers), the assembler moves these to memory of its own accord. Beside
+# dw and db of 16,384 columns, which are half of all registers, it has to.
+SMALL_SPILLS = {
+    "layer_norm_rows": 8, "add_norm_rows": 8, "norm_backward_rows": 8, "norm_long_row": 16, "norm_backward_wide_rows": 32,
+}  # fmt: skip
+
+
 def may_spill(row: dict[str, Any]) -> bool:
-    """The exceptions: wide heads, and fp32, whose products of matrices run without tensor cores."""
-    return row["operation"] == "attention" and (row["dtype"] == "fp32" or head_dim(row) > 128)
+    """The other exceptions: wide heads, and fp32, whose products of matrices run without tensor cores."""
+    if row["operation"] == "attention":
+        return row["dtype"] == "fp32" or head_dim(row) > 128
+    return row["spilled"] <= SMALL_SPILLS.get(row["kernel"], 0)
 
 
 def test_no_spills(rows: list[dict[str, Any]]) -> None:
@@ -58,12 +68,15 @@ def test_products_of_matrices_run_on_tensor_cores(rows: list[dict[str, Any]]) ->
             assert row["tensor_core"], name(row)
 
 
+# Of these little is written: a number a row, or one row. (And `pointwise_bias` reads column by column.)
+SUMS = ("norm_long_row_means", "norm_sum_parts", "pointwise_bias")
+
+
 def test_rows_are_read_and_written_in_wide_pieces(rows: list[dict[str, Any]]) -> None:
-    """The exceptions: sums over rows, of which one row is written, and which may be read column by column."""
     for row in rows:
         if row["operation"] != "attention":
             assert row["wide_loads"] or row["kernel"] == "pointwise_bias", name(row)
-            assert row["wide_stores"] or row["kernel"] in ("norm_sum_parts", "pointwise_bias"), name(row)
+            assert row["wide_stores"] or row["kernel"] in SUMS, name(row)
 
 
 def test_the_committed_table_is_of_these_kernels(rows: list[dict[str, Any]]) -> None:
