@@ -200,8 +200,8 @@ TABLE = {
     8192: Tile(1, 2048, 8),
     16384: Tile(1, 4096, 16),
 }
-# Of `norm_long_row`. What a program has under way lies in shared memory, of which the smallest GPUs have 99 KB a program;
-# on the largest two or three rows a multiprocessor are read at once, and the cache (L2) holds them for the second time.
+# Of `norm_long_row`. What a program has under way lies in shared memory, of which some GPUs have 99 KB a program; on an
+# H100 two rows a multiprocessor are read at once, and the cache (L2) holds them for the second time.
 LONG_BLOCK, LONG_WARPS, LONG_AHEAD = 4096, 8, 96 * 1024
 
 

@@ -40,11 +40,15 @@ def test_shared_memory_fits(rows: list[dict[str, Any]]) -> None:
 
 
 # Bytes a thread. The norms of rows that fill the registers: where some 8 bytes fewer let one more program into a
-# multiprocessor (at 40, 48, 64, 80, 128 or 168 registers), the assembler moves these to memory of its own accord. Beside
-# dw and db of 16,384 columns, which are half of all registers, it has to.
+# multiprocessor (at 40, 48, 64, 80, 128 or 168 registers), the assembler moves these to memory of its own accord.
+# Beside dw and db of 16,384 columns, which are half of all registers, it has to.
 SMALL_SPILLS = {
-    "layer_norm_rows": 8, "add_norm_rows": 8, "norm_backward_rows": 8, "norm_long_row": 16, "norm_backward_wide_rows": 32,
-}  # fmt: skip
+    "layer_norm_rows": 8,
+    "add_norm_rows": 8,
+    "norm_backward_rows": 8,
+    "norm_long_row": 16,
+    "norm_backward_wide_rows": 32,
+}
 
 
 def may_spill(row: dict[str, Any]) -> bool:
