@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import importlib
 
-from . import attention, base, layer_norm, softmax
+from . import attention, base, layer_norm, sample_logits, softmax
 from .base import Case, Function, Operation, Shape, results
 
-OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention)}
+OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention, sample_logits)}
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
 

@@ -49,7 +49,7 @@ OPERATIONS = (
     "swiglu",
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
-KERNELS = frozenset({"attention", "layer_norm", "softmax"})  # the operations that have a file in kernels/
+KERNELS = frozenset({"attention", "layer_norm", "sample_logits", "softmax"})  # the operations that have a file in kernels/
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 

@@ -1,0 +1,437 @@
+"""The kernel that draws tokens, against the reference in float64.
+
+A draw is right if the number it was made with lies where the drawn token is on the way from 0 to 1, give or take 1e-5:
+the probabilities up to the token, added up in float64, are above the number less 1e-5, and those before it are not above
+the number plus 1e-5. The numbers are chosen near the ends of tokens' parts, 2e-5 inside, so that one token too many or
+too few anywhere moves a draw, unless it weighs next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import hornbook as hb
+import hornbook.kernels
+import pytest
+import torch
+from hornbook import native, ops
+from hornbook.kernels import interpreter, library
+from hornbook.kernels import sample_logits as kernel
+from hornbook.reference.sample_logits import probabilities
+from hornbook.reference.sample_logits import sample_logits as reference
+from torch import Tensor
+from torch import library as operators
+
+from . import harness
+from .test_harness import DEVICE, load
+
+TOLERANCE = 1e-5
+INSIDE = 2e-5
+MOST = 1 - 2**-24  # the largest number below 1
+Draw = Callable[..., Tensor]
+
+# BLOCK, CAPACITY, warps for all rows: these take the ways that rows of tens of thousands take otherwise.
+PATHS: dict[str, tuple[int, int, int] | None] = {
+    "as launched": None,
+    "short, chunks": (16, 64, 1),
+    "short or long": (16, 16, 1),
+    "long": (16, 2, 1),
+}
+FILTERS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.5},
+    {"top_k": 1},
+    {"top_k": 5},
+    {"top_k": 20},
+    {"top_p": 0.3},
+    {"top_p": 0.95},
+    {"min_p": 0.1},
+    {"top_k": 12, "min_p": 0.2},
+    {"top_p": 0.9, "min_p": 0.05},
+    {"temperature": 1.3, "top_k": 12, "top_p": 0.8, "min_p": 0.02},
+]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cpu" and not interpreter.is_on():
+        pytest.skip("kernels run on the GPU here, and the interpreter is off")
+    return request.param
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    take(request.param, kernel, monkeypatch)
+    return request.param
+
+
+def take(path: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (shape := PATHS[path]) is not None:
+        monkeypatch.setattr(module, "TABLE", {module.MOST: shape})
+
+
+def some_logits(V: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Random ones, some with many equals, and some of which many are impossible; (V,) each."""
+    random = torch.Generator().manual_seed(V)
+    x = [2 * torch.randn(V, generator=random) for _ in range(3)]
+    x[1] = x[1].round()
+    x[2][torch.rand(V, generator=random) < 0.6] = -math.inf
+    return [row.to(dtype) for row in x]
+
+
+def is_undecided(x: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> bool:
+    """Whether rounding may decide on what stays."""
+    if temperature == 0:
+        return False
+    x = x.double().sort(descending=True).values
+    x = x[x >= x[top_k - 1]] if top_k else x
+    w = ((x - x[0]) / max(temperature, 1e-30)).exp()
+    below_max = x < x[0]
+    if min_p > 0 and bool(((w - min_p).abs() < TOLERANCE * min_p)[below_max].any()):
+        return True
+    before = (w[None, :] * (x[None, :] > x[:, None])).sum(-1) / w.sum()
+    return top_p < 1 and bool(((before - top_p).abs() < TOLERANCE)[below_max].any())
+
+
+def trials(p: Tensor, most: int) -> Tensor:
+    """Numbers a little inside the parts of up to ``most`` tokens, and the smallest and the largest one."""
+    end = p.cumsum(0)
+    at = torch.nonzero(p > 2 * INSIDE)[:, 0]
+    at = at[torch.linspace(0, len(at) - 1, min(most, len(at))).long()]
+    inside = torch.cat((end[at] - p[at] + INSIDE, end[at] - INSIDE))
+    return torch.cat((torch.tensor([0.0, MOST], dtype=torch.float64), inside)).clamp(0, MOST).float()
+
+
+def check(draw: Draw, x: Tensor, how: dict[str, Any], most: int = 8) -> None:
+    """Draws from the row ``x`` (V,) are right. The same rows in one tensor: a stride of 0."""
+    assert not is_undecided(x.cpu(), **how), "rounding decides here: take other logits"
+    p = probabilities(x.double().cpu()[None], **how)[0]
+    u = trials(p, most)
+    tokens = draw(x.expand(len(u), -1), u.to(x.device), **how).cpu()
+    assert tokens.dtype == torch.int64
+    assert (tokens >= 0).all()
+    assert (tokens < len(x)).all()
+    end = p.cumsum(0)[tokens]
+    assert (p[tokens] > 0).all(), "a token was drawn that should not have stayed"
+    off = torch.maximum(end - p[tokens] - u.double(), u.double() - end)
+    assert off.max() <= TOLERANCE, f"off by {off.max():.2g}"
+
+
+@pytest.mark.parametrize("how", FILTERS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_every_draw_is_right(how: dict[str, Any], dtype: torch.dtype, path: str, device: str) -> None:
+    before = library.launches["sample_logits_row"]
+    for x in some_logits(37, dtype):
+        check(kernel.sample_logits, x.to(device), how)
+    assert library.launches["sample_logits_row"] == before + 3
+
+
+@pytest.mark.parametrize("V", [1, 2, 15, 16, 17, 33])
+def test_widths(V: int, path: str, device: str) -> None:
+    for x in some_logits(V, torch.float16)[:2]:
+        for how in ({}, {"top_k": 3, "top_p": 0.7}):
+            check(kernel.sample_logits, x.to(device), how, most=3)
+
+
+@pytest.mark.parametrize(
+    ("how", "sharpness"),
+    [
+        ({"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.05}, 1.0),
+        ({"top_p": 0.9}, 4.0),  # few tokens: the short way
+        ({"top_p": 0.9}, 1.0),  # tens of thousands: the long way
+        ({"top_k": 9000, "top_p": 0.5}, 1.0),
+        ({"min_p": 0.01}, 2.0),
+        ({}, 1.0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_vocabulary(how: dict[str, Any], sharpness: float, dtype: torch.dtype, device: str) -> None:
+    x = (sharpness * torch.randn(50257, generator=torch.Generator().manual_seed(5))).to(dtype)
+    check(kernel.sample_logits, x.to(device), how, most=1)
+
+
+@pytest.mark.parametrize("how", FILTERS, ids=str)
+def test_equal_logits(how: dict[str, Any], path: str, device: str) -> None:
+    check(kernel.sample_logits, torch.full((40,), 1.5, device=device), how, most=4)
+
+
+def draws(x: list[float], u: list[float], device: str, dtype: torch.dtype = torch.float32, **how: Any) -> list[int]:
+    rows = torch.tensor([x] * len(u), dtype=dtype, device=device)
+    return kernel.sample_logits(rows, torch.tensor(u, device=device), **how).tolist()
+
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("x", "how", "expected"),  # for the numbers 0, 0.3, 0.6 and the largest
+    [
+        ([-INF] * 20 + [3.0] + [-INF] * 20, {}, [20] * 4),
+        ([-INF] * 20 + [3.0] + [-INF] * 20, {"top_k": 5, "top_p": 0.5, "min_p": 0.5}, [20] * 4),
+        ([1.0] + [0.0] * 30 + [2.0, 2.0, 1.0], {"temperature": 0.0}, [31] * 4),
+        ([1.0] + [0.0] * 30 + [2.0, 2.0, 1.0], {"temperature": 0.0, "top_k": 9, "top_p": 0.1}, [31] * 4),
+        ([1.0] + [0.0] * 30 + [2.0, 2.0, 1.0], {"temperature": 1e-30}, [31, 31, 32, 32]),
+        ([1.0] + [0.0] * 30 + [2.0, 2.0, 1.0], {"top_k": 1}, [31, 31, 32, 32]),
+        ([1.0] + [0.0] * 30 + [2.0, 2.0, 1.0], {"top_p": 1e-30}, [31, 31, 32, 32]),
+        ([1.0] + [0.0] * 30 + [2.0, 2.0, 1.0], {"min_p": 1.0}, [31, 31, 32, 32]),
+        ([0.0] + [-1.0] * 18 + [-0.0], {"top_k": 1}, [0, 0, 19, 19]),  # 0 and -0 are equal
+        ([3.0] * 40, {"temperature": 1e30}, [0, 12, 24, 39]),
+        ([3e38, 1.0, -3e38, *[0.0] * 37], {"temperature": 1e37, "top_p": 0.99}, [0] * 4),
+        ([5.0, -5.0, *[0.0] * 18, -INF], {"temperature": 1e30}, [0, 6, 12, 19]),
+        ([-3.0] * 20, {"top_k": 10**9}, [0, 6, 12, 19]),
+        ([0.0, NAN, -INF, *[NAN] * 15, 0.0], {}, [0, 0, 18, 18]),
+        ([0.0, NAN, -INF, *[NAN] * 15, 0.0], {"top_k": 2, "top_p": 0.9}, [0, 0, 18, 18]),
+        ([NAN] * 20, {}, [0] * 4),
+        ([-INF] * 20, {}, [0] * 4),
+        ([-INF] * 20, {"top_k": 3, "top_p": 0.5, "min_p": 0.1}, [0] * 4),
+        ([-INF] * 20, {"top_p": 0.5, "min_p": 0.1}, [0] * 4),
+        ([-INF] * 20, {"temperature": 0.0}, [0] * 4),
+        ([1.0, *[0.0] * 17, INF, 5.0, INF], {}, [18, 18, 20, 20]),
+        ([1.0, *[0.0] * 17, INF, 5.0, INF], {"top_k": 3, "top_p": 0.7, "min_p": 0.2}, [18, 18, 20, 20]),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy, of inf - inf
+def test_odd_rows(x: list[float], how: dict[str, Any], expected: list[int], path: str, device: str) -> None:
+    assert draws(x, [0.0, 0.3, 0.6, MOST], device, **how) == expected
+
+
+def test_a_number_outside_does_no_harm(path: str, device: str) -> None:
+    for token in draws([0.0] * 40, [-1.0, 1.0, 7.0, INF, NAN], device):
+        assert 0 <= token < 40
+
+
+def test_rows_may_lie_anywhere(path: str, device: str) -> None:
+    """Gaps between rows, as of a sequence's last logits, gaps between columns, and no rows."""
+    random = torch.Generator().manual_seed(8)
+    x, u = torch.randn(5, 37, generator=random).to(device), torch.rand(5, generator=random).to(device)
+    how = {"top_k": 20, "top_p": 0.9}
+    want = kernel.sample_logits(x, u, **how)
+    assert torch.equal(want.cpu(), reference(x.cpu(), u.cpu(), **how))
+    sequence = torch.full((5, 3, 37), math.inf, device=device)
+    sequence[:, -1] = x
+    gaps = torch.full((5, 74), math.inf, device=device)
+    gaps[:, ::2] = x
+    for same in (sequence[:, -1], gaps[:, ::2], x.T.contiguous().T):
+        assert torch.equal(kernel.sample_logits(same, u, **how), want)
+    spread = torch.zeros(10, device=device)
+    spread[::2] = u
+    assert torch.equal(kernel.sample_logits(x, spread[::2], **how), want)
+    assert kernel.sample_logits(x[:0], u[:0]).shape == (0,)
+
+
+def test_the_same_numbers_draw_the_same_tokens(path: str, device: str) -> None:
+    """Every time, and whatever other rows there are."""
+    random = torch.Generator().manual_seed(9)
+    x, u = torch.randn(6, 37, generator=random).to(device), torch.rand(6, generator=random).to(device)
+    how = {"temperature": 0.9, "top_k": 15, "top_p": 0.9, "min_p": 0.02}
+    first = kernel.sample_logits(x, u, **how)
+    for _ in range(3):
+        assert torch.equal(kernel.sample_logits(x, u, **how), first)
+    alone = [kernel.sample_logits(x[i : i + 1], u[i : i + 1], **how) for i in range(len(x))]
+    assert torch.equal(torch.cat(alone), first)
+
+
+# The distribution as a whole.
+
+
+def is_plausible(tokens: Tensor, p: Tensor) -> bool:
+    """χ² test: whether draws from the distribution p are as far from it as these once in 30,000 times or more often."""
+    counts, expected = torch.bincount(tokens, minlength=len(p)).double(), p * len(tokens)
+    assert not counts[p == 0].any()
+    few = expected < 5
+    groups = [(counts[few].sum(), expected[few].sum())] if expected[few].sum() >= 5 else []
+    groups += list(zip(counts[~few], expected[~few], strict=True))
+    distance = sum(float((count - want) ** 2 / want) for count, want in groups)
+    k = len(groups) - 1
+    # χ² of k is about k (1 - 2 / 9k + z sqrt(2 / 9k))³ for a normal z (Wilson and Hilferty, 1931).
+    return k < 1 or distance < k * (1 - 2 / (9 * k) + 4 * math.sqrt(2 / (9 * k))) ** 3
+
+
+def distributions() -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    yield torch.randn(100, generator=torch.Generator().manual_seed(1)), {}
+    how = {"temperature": 1.2, "top_k": 30, "top_p": 0.9, "min_p": 0.05}
+    yield 2 * torch.randn(100, generator=torch.Generator().manual_seed(2)), how
+
+
+def drawn(draw: Draw, x: Tensor, count: int, how: dict[str, Any], device: str) -> Tensor:
+    u = torch.rand(count, generator=torch.Generator().manual_seed(3))
+    return draw(x.to(device).expand(count, -1), u.to(device), **how).cpu()
+
+
+@pytest.mark.parametrize(("x", "how"), [*distributions()], ids=["plain", "filters"])
+@pytest.mark.parametrize(
+    ("draw", "device", "count"),
+    [
+        pytest.param(native.sample_logits, "cpu", 100_000, id="torch"),
+        pytest.param(kernel.sample_logits, "cpu", 200, id="interpreter", marks=pytest.mark.skipif(
+            not interpreter.is_on(), reason="the interpreter is off")),
+        pytest.param(kernel.sample_logits, "cuda", 100_000, id="gpu", marks=pytest.mark.gpu),
+    ],
+)  # fmt: skip
+def test_the_distribution(x: Tensor, how: dict[str, Any], draw: Draw, device: str, count: int) -> None:
+    p = probabilities(x.double()[None], **how)[0]
+    tokens = drawn(draw, x, count, how, device)
+    assert is_plausible(tokens, p)
+    assert not is_plausible(tokens, p.roll(1)) or count < 100_000 or (p == 0).any()
+
+
+def test_the_test_of_distributions_notices() -> None:
+    """A token in a hundred that is drawn a tenth too often."""
+    p = torch.full((100,), 0.01, dtype=torch.float64)
+    random = torch.Generator().manual_seed(4)
+    assert is_plausible(torch.multinomial(p, 100_000, replacement=True, generator=random), p)
+    skewed = p * torch.linspace(0.9, 1.1, 100)
+    assert not is_plausible(torch.multinomial(skewed, 100_000, replacement=True, generator=random), p)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", harness.DTYPES, ids=str)
+@pytest.mark.parametrize("how", FILTERS, ids=str)
+def test_vocabularies_on_a_gpu(how: dict[str, Any], dtype: torch.dtype) -> None:
+    for V in (128_256, 262_149):
+        x = torch.randn(V, generator=torch.Generator().manual_seed(6)).to(dtype)
+        if not is_undecided_of_many(x, how):
+            check(kernel.sample_logits, x.cuda(), how, most=50)
+
+
+def is_undecided_of_many(x: Tensor, how: dict[str, Any]) -> bool:
+    """As `is_undecided`, in less memory: next to a threshold of top-p tokens weigh less than is allowed anyway."""
+    return "min_p" in how and "top_k" not in how and how.get("top_p", 1.0) == 1 and is_undecided(x, **how)
+
+
+# PyTorch's side of it.
+
+
+def test_it_is_an_operator(device: str) -> None:
+    x, u = torch.randn(3, 20, device=device), torch.rand(3, device=device)
+    operators.opcheck(torch.ops.hornbook.sample_logits.default, (x, u, 0.9, 5, 0.8, 0.1))
+    torch._dynamo.reset()
+    how = {"temperature": 0.9, "top_k": 5, "top_p": 0.8, "min_p": 0.1}
+    backend = "inductor" if device == "cuda" else "aot_eager"  # the latter needs no C++ compiler
+    compiled = torch.compile(lambda x, u: kernel.sample_logits(x, u, **how) + 0, fullgraph=True, backend=backend)
+    with harness.launching("sample_logits_row"):
+        assert torch.equal(compiled(x, u), kernel.sample_logits(x, u, **how))
+
+    class Module(torch.nn.Module):
+        def forward(self, x: Tensor, u: Tensor) -> Tensor:
+            return kernel.sample_logits(x, u, **how)
+
+    program = torch.export.export(Module(), (x, u))
+    assert "hornbook.sample_logits" in str(program.graph)
+    assert torch.equal(program.module()(x, u), kernel.sample_logits(x, u, **how))
+
+
+def test_there_is_no_gradient(device: str) -> None:
+    x = torch.randn(3, 20, device=device, requires_grad=True)
+    assert not kernel.sample_logits(x, torch.rand(3, device=device)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("x", "u", "how", "words"),
+    [
+        (torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2), {}, "not float64"),
+        (torch.zeros(3), torch.zeros(3), {}, r"\(B, V\) is needed"),
+        (torch.zeros(3, 0), torch.zeros(3), {}, "V from 1"),
+        (torch.zeros(2, 3), torch.zeros(3), {}, r"uniform has to be \(2,\)"),
+        (torch.zeros(2, 3), torch.zeros(2).double(), {}, "in fp32"),
+        (torch.zeros(2, 3), torch.zeros(2), {"temperature": -1.0}, "temperature"),
+        (torch.zeros(2, 3), torch.zeros(2), {"temperature": NAN}, "temperature"),
+        (torch.zeros(2, 3), torch.zeros(2), {"temperature": INF}, "temperature"),
+        (torch.zeros(2, 3), torch.zeros(2), {"top_k": -1}, "top_k"),
+        (torch.zeros(2, 3), torch.zeros(2), {"top_p": 0.0}, "top_p"),
+        (torch.zeros(2, 3), torch.zeros(2), {"top_p": NAN}, "top_p"),
+        (torch.zeros(2, 3), torch.zeros(2), {"min_p": 1.1}, "min_p"),
+    ],
+)
+def test_what_it_refuses(x: Tensor, u: Tensor, how: dict[str, Any], words: str) -> None:
+    with pytest.raises(library.UnsupportedError, match=words):
+        kernel.sample_logits(x, u, **how)
+
+
+@pytest.mark.skipif(not interpreter.is_on(), reason="the interpreter is off")
+def test_a_text_is_the_same_whoever_draws() -> None:
+    from hornbook.sample import Sampling, sample_ids
+
+    torch.manual_seed(0)
+    model = hb.GPT(hb.GPTConfig(vocab_size=64, context_length=16, n_layer=1, n_head=2, d_model=32))
+    ids = torch.randint(64, (2, 3))
+    found = {}
+    for choice in ("torch", "fused"):
+        with ops.use_kernels("torch", sample_logits=choice):
+            how = Sampling(0.9, top_k=20, top_p=0.9)
+            found[choice] = torch.stack(list(sample_ids(model, ids, how, max_new_tokens=6, seed=1)))
+    assert torch.equal(found["torch"], found["fused"])
+
+
+# Mistakes that are planted into the kernel's source, which must not get through `check`.
+
+PLANTS = {
+    "one too many of top-k": ("lo = threshold(x, ones, top_k.to(tl.float32), lo,", "lo = threshold(x, ones, top_k + 1.0, lo,"),
+    "one too few of top-k, the long way": (
+        "lo = row_threshold(X, n_cols, m, scale, top_k.to(tl.float32), lo,",
+        "lo = row_threshold(X, n_cols, m, scale, top_k - 1.0, lo,",
+    ),
+    "a bound that is too high": ("ones, top_k.to(tl.float32), bottom, hi, COARSE)", "ones, top_k - 1.0, bottom, hi, COARSE)"),
+    "goals that must be passed": ("(sums >= goal)", "(sums > goal)"),
+    "top-p of what top-k has dropped, too": (
+        "total = tl.sum(tl.where(x >= number(lo), w, 0.0), axis=0)",
+        "total = tl.sum(w, axis=0)",
+    ),
+    "the same, the long way": (
+        "total = row_sum(X, n_cols, m, scale, number(lo), SPAN)",
+        'total = row_sum(X, n_cols, m, scale, float("-inf"), SPAN)',
+    ),
+    "mass that is not renormalised": ("tl.sum(w, axis=0) * u.to(tl.float32))", "u.to(tl.float32))"),
+    "the same, the long way ": ("goal = everything * u", "goal = u"),
+    "min-p of the sum": ("(w >= min_p), w, 0.0)", "(w >= min_p * 2.0), w, 0.0)"),
+    "a chunk that is forgotten": ("        below += here\n", ""),
+    "a chunk too early": ("(below + here <= goal)", "(below + here < goal)"),
+    "chunks counted from 1": ("col = found * BLOCK + lane", "col = (found + 1) * BLOCK + lane"),
+    "lanes that are read in their own order": (
+        "col = slot // hits * BLOCK + tl.load(Scratch + slot % hits,",
+        "col = slot % tl.cdiv(n_cols, BLOCK) * BLOCK + tl.load(Scratch + slot // tl.cdiv(n_cols, BLOCK),",
+    ),
+    "no temperature": ("tl.exp2((x - m) * scale)", "tl.exp2((x - m) * 1.44269504)"),
+    "a last column that is not read": ("mask=col < n_cols,", "mask=col < n_cols - 1,"),
+}  # fmt: skip
+
+
+def planted(before: str, after: str, folder: Path) -> ModuleType:
+    source = (Path(hornbook.kernels.__path__[0]) / "sample_logits.py").read_text(encoding="utf-8")
+    assert before in source, f"sample_logits.py no longer says {before!r}: plant the mistake where it now belongs"
+    name = f"planted_{abs(hash((before, after)))}"
+    source = re.sub(r'(library\.operator\(\s*")', rf"\1{name}_", source.replace(before, after))
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    return load(folder / f"{name}.py")
+
+
+def is_caught(module: ModuleType) -> bool:
+    for name in ("short, chunks", "long", "short or long"):
+        with pytest.MonkeyPatch.context() as patch:
+            take(name, module, patch)
+            for how in FILTERS:
+                for x in some_logits(37):
+                    try:
+                        check(module.sample_logits, x.to(DEVICE), how)
+                    except AssertionError:
+                        return True
+                first_empty = torch.cat((torch.full((16,), -math.inf), some_logits(16)[0]))
+                if int(module.sample_logits(first_empty.to(DEVICE)[None], torch.zeros(1, device=DEVICE), **how)) < 16:
+                    return True
+    return False
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
+    assert is_caught(planted(*PLANTS[plant], tmp_path))
+
+
+def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:
+    assert not is_caught(planted("from . import library", "from . import library  # the same", tmp_path))
