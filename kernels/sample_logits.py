@@ -54,9 +54,9 @@ def number(at):
 
 
 @triton.jit
-def fifth(lo, hi, i):
-    """The place i fifths of the way from lo to hi."""
-    return lo + (hi - lo) * i // 5
+def fifth(lo, hi):
+    """Of the way from lo to hi, rounded up. The last pivots may so lie at or beyond hi, where the goal is not reached."""
+    return (hi - lo + 4) // 5
 
 
 @triton.jit
@@ -75,11 +75,12 @@ def weight(x, m, scale):
 @triton.jit
 def above(x, w, lo, hi):
     """w of the numbers at or above each of four pivots, the others 0."""
+    step = fifth(lo, hi)
     return (
-        tl.where(x >= number(fifth(lo, hi, 1)), w, 0.0),
-        tl.where(x >= number(fifth(lo, hi, 2)), w, 0.0),
-        tl.where(x >= number(fifth(lo, hi, 3)), w, 0.0),
-        tl.where(x >= number(fifth(lo, hi, 4)), w, 0.0),
+        tl.where(x >= number(lo + step), w, 0.0),
+        tl.where(x >= number(lo + 2 * step), w, 0.0),
+        tl.where(x >= number(lo + 3 * step), w, 0.0),
+        tl.where(x >= number(lo + 4 * step), w, 0.0),
     )
 
 
@@ -88,7 +89,8 @@ def narrowed(a, b, c, d, goal, lo, hi):
     """The fifth of the way from lo to hi at whose beginning the sum reaches the goal, and at whose end not."""
     sums = tl.sum(tl.join(tl.join(a, b), tl.join(c, d)), axis=0)  # (2, 2): all four at once
     reached = tl.sum(tl.sum((sums >= goal).to(tl.int32), axis=0), axis=0)
-    return fifth(lo, hi, reached), fifth(lo, hi, reached + 1)
+    start = lo + reached * fifth(lo, hi)
+    return tl.minimum(start, hi - 1), tl.minimum(start + fifth(lo, hi), hi)
 
 
 @triton.jit
@@ -103,8 +105,9 @@ def threshold(x, w, goal, lo, hi, GRAIN: tl.constexpr):
 
 @triton.jit
 def row_threshold(
-    X, n_cols, m, scale, goal, lo, hi, COUNT: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr
-):
+    X, n_cols, m, scale, goal, lo, hi,
+    COUNT: tl.constexpr, GRAIN: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
+):  # fmt: skip
     """`threshold` of a whole row, read from memory for each four pivots; COUNT: all w are 1."""
     lane = tl.arange(0, BLOCK)
     while hi - lo > GRAIN:
@@ -112,29 +115,31 @@ def row_threshold(
         b = tl.zeros((BLOCK,), tl.float32)
         c = tl.zeros((BLOCK,), tl.float32)
         d = tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, n_cols, BLOCK):
-            x = numbers(X, start + lane, n_cols)
-            if COUNT:
-                w = tl.full((BLOCK,), 1.0, tl.float32)
-            else:
-                w = weight(x, m, scale)
-            more_a, more_b, more_c, more_d = above(x, w, lo, hi)
-            a += more_a
-            b += more_b
-            c += more_c
-            d += more_d
+        for start in range(0, n_cols, BLOCK * UNROLL):
+            for i in tl.static_range(UNROLL):
+                x = numbers(X, start + i * BLOCK + lane, n_cols)
+                if COUNT:
+                    w = tl.full((BLOCK,), 1.0, tl.float32)
+                else:
+                    w = weight(x, m, scale)
+                more_a, more_b, more_c, more_d = above(x, w, lo, hi)
+                a += more_a
+                b += more_b
+                c += more_c
+                d += more_d
         lo, hi = narrowed(a, b, c, d, goal, lo, hi)
     return lo
 
 
 @triton.jit
-def row_sum(X, n_cols, m, scale, least, BLOCK: tl.constexpr):
+def row_sum(X, n_cols, m, scale, least, BLOCK: tl.constexpr, UNROLL: tl.constexpr):
     """Of the w of the numbers from ``least`` on."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, n_cols, BLOCK):
-        x = numbers(X, start + lane, n_cols)
-        total += tl.where(x >= least, weight(x, m, scale), 0.0)
+    for start in range(0, n_cols, BLOCK * UNROLL):
+        for i in tl.static_range(UNROLL):
+            x = numbers(X, start + i * BLOCK + lane, n_cols)
+            total += tl.where(x >= least, weight(x, m, scale), 0.0)
     return tl.sum(total, axis=0)
 
 
@@ -157,7 +162,7 @@ def first_above(w, col, goal):
 
 @triton.jit
 def short_way(
-    X, Scratch, n_cols, m, scale, u, top_k, top_p, min_p, total, hit, hits, lo, hi,
+    X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
     GRAIN: tl.constexpr, BLOCK: tl.constexpr, CAPACITY: tl.constexpr,
 ):  # fmt: skip
     """The token, from the lanes that are ``hit``: a tile of all they have, in the order of ids."""
@@ -177,32 +182,35 @@ def short_way(
     if top_p < 1.0:
         lo = threshold(x, w, top_p * total, lo, hi, GRAIN)
     w = kept(x, m, scale, number(lo), min_p)
-    return first_above(w, col, tl.sum(w, axis=0) * u.to(tl.float32))
+    return first_above(w, col, tl.sum(w, axis=0) * tl.load(Uniform) * luck)
 
 
 @triton.jit
 def long_way(
-    X, Scratch, n_cols, m, scale, u, top_k, top_p, min_p, total, window, lo, hi,
-    GRAIN: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
+    X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, window, lo, hi,
+    GRAIN: tl.constexpr, BLOCK: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """The token, from the whole row, SPAN columns at a time for thresholds, chunks of BLOCK for the draw."""
+    """The token, from the whole row, a chunk of BLOCK columns at a time."""
     if top_k > 0:
-        lo = row_threshold(X, n_cols, m, scale, top_k.to(tl.float32), lo, hi, True, GRAIN, SPAN)
+        lo = row_threshold(X, n_cols, m, scale, top_k.to(tl.float32), lo, hi, True, GRAIN, BLOCK, UNROLL)
         if top_p < 1.0:
-            total = row_sum(X, n_cols, m, scale, number(lo), SPAN)
+            total = row_sum(X, n_cols, m, scale, number(lo), BLOCK, UNROLL)
     if top_p < 1.0:
         lo = tl.maximum(lo, place(m - window))
-        lo = row_threshold(X, n_cols, m, scale, top_p * total, lo, hi, False, GRAIN, SPAN)
+        lo = row_threshold(X, n_cols, m, scale, top_p * total, lo, hi, False, GRAIN, BLOCK, UNROLL)
     least = number(lo)
     lane = tl.arange(0, BLOCK)
     chunks = tl.cdiv(n_cols, BLOCK)
     everything = tl.full((), 0.0, tl.float64)
+    x = numbers(X, lane, n_cols)
     for chunk in range(0, chunks):
-        part = tl.sum(kept(numbers(X, chunk * BLOCK + lane, n_cols), m, scale, least, min_p), axis=0)
+        following = numbers(X, (chunk + 1) * BLOCK + lane, n_cols)  # under way while this one is added up
+        part = tl.sum(kept(x, m, scale, least, min_p), axis=0)
+        x = following
         tl.store(Scratch + chunk, part)
         everything += part.to(tl.float64)
     tl.debug_barrier()
-    goal = everything * u
+    goal = everything * tl.load(Uniform).to(tl.float64) * luck
     below = tl.full((), 0.0, tl.float64)
     found = tl.full((), 0, tl.int32)
     here = tl.load(Scratch).to(tl.float64)
@@ -218,14 +226,15 @@ def long_way(
 @triton.jit(do_not_specialize=["top_k"])
 def sample_logits_row(
     X, Uniform, Token, Scratch, n_cols, stride, width, scale, top_k, top_p, min_p, window, luck,
-    GRAIN: tl.constexpr, BLOCK: tl.constexpr, CAPACITY: tl.constexpr, SPAN: tl.constexpr, UNROLL: tl.constexpr,
+    GRAIN: tl.constexpr, BLOCK: tl.constexpr, CAPACITY: tl.constexpr, UNROLL: tl.constexpr,
+    MAY_BE_LONG: tl.constexpr,
 ):  # fmt: skip
     """A row. BLOCK lanes; CAPACITY numbers in the tile of the short way. Scratch is memory of its own for the lanes that
     are read again, or for the sums of chunks."""
     row = tl.program_id(0).to(tl.int64)
     X += row * stride
     Scratch += row * width
-    u = tl.load(Uniform + row).to(tl.float64) * luck
+    Uniform += row
     lane = tl.arange(0, BLOCK)
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     for start in range(0, n_cols, BLOCK * UNROLL):
@@ -244,27 +253,33 @@ def sample_logits_row(
         if top_p < 1.0:
             least = min_p * 0.0  # top-p counts what min-p does not keep
     elif top_p < 1.0:
-        total = row_sum(X, n_cols, m, scale, float("-inf"), SPAN)
+        total = row_sum(X, n_cols, m, scale, float("-inf"), BLOCK, UNROLL)
         w = weight(top, m, scale)
         lo = place(m - window)
         if tl.sum(w, axis=0) >= top_p * total:
             lo = tl.maximum(lo, threshold(top, w, top_p * total, bottom, hi, COARSE))
     hit = (top >= number(lo)) & (weight(top, m, scale) >= least)
     hits = tl.sum(hit.to(tl.int32), axis=0)
-    if hits * tl.cdiv(n_cols, BLOCK) <= CAPACITY:
+    if not MAY_BE_LONG:
         token = short_way(
-            X, Scratch, n_cols, m, scale, u, top_k, top_p, min_p, total, hit, hits, lo, hi, GRAIN, BLOCK, CAPACITY
-        )
+            X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
+            GRAIN, BLOCK, CAPACITY,
+        )  # fmt: skip
+    elif hits * tl.cdiv(n_cols, BLOCK) <= CAPACITY:
+        token = short_way(
+            X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
+            GRAIN, BLOCK, CAPACITY,
+        )  # fmt: skip
     else:
         token = long_way(
-            X, Scratch, n_cols, m, scale, u, top_k, top_p, min_p, total, window, lo, hi, GRAIN, BLOCK, SPAN
-        )
+            X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, window, lo, hi,
+            GRAIN, BLOCK, UNROLL,
+        )  # fmt: skip
     tl.store(Token + row, token.to(tl.int64))
 
 
 # Columns up to → BLOCK, CAPACITY, warps: one table for all GPUs. A row of up to CAPACITY never goes the long way.
-TABLE = {1024: (1024, 1024, 4), 4096: (4096, 4096, 8), 1 << 24: (8192, 4096, 16)}
-SPAN = 4096
+TABLE = {2048: (2048, 2048, 8), 1 << 24: (8192, 4096, 16)}
 IN_FLIGHT = 8  # bytes of each lane that are loaded together
 GRAINS = {torch.float32: 1, torch.float16: 1 << 13, torch.bfloat16: 1 << 16}
 MOST = max(TABLE)  # columns: up to here fp32 counts without rounding
@@ -293,8 +308,8 @@ def _sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top
     library.launch(
         sample_logits_row, (n_rows,), logits, uniform.contiguous(), tokens, scratch, n_cols, logits.stride(0),
         scratch.shape[1], scale, top_k if top_k < n_cols else 0, float(top_p), float(min_p), window, luck,
-        GRAIN=GRAINS[logits.dtype], BLOCK=block, CAPACITY=capacity, SPAN=min(block, SPAN),
-        UNROLL=IN_FLIGHT // logits.element_size(), num_warps=warps,
+        GRAIN=GRAINS[logits.dtype], BLOCK=block, CAPACITY=capacity,
+        UNROLL=IN_FLIGHT // logits.element_size(), MAY_BE_LONG=n_cols > capacity, num_warps=warps,
     )  # fmt: skip
     return tokens
 

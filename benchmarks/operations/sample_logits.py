@@ -51,7 +51,7 @@ def sample_error(
 def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     from ...kernels import sample_logits
 
-    for width in (1024, 4096, 131_072):
+    for width in (2048, 4096, 131_072):
 
         def call(width: int = width) -> None:
             filters = FORMS["all filters"]
