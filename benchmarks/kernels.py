@@ -341,7 +341,13 @@ def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
         "copy": timing.copy_bandwidth(measure),
         "matmul": {dtype: timing.matmul_rate(measure, dtype) for dtype in needed},
     }
-    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits, "rows": [], "left_out": []}
+    result: dict[str, Any] = facts | {
+        "benchmark": "kernels",
+        "quick": quick,
+        "limits": limits,
+        "rows": [],
+        "left_out": [],
+    }
     print(kernel_report.limits_line(result), flush=True)
     for case in todo:
         if quick and time.monotonic() - began > QUICK_SECONDS:

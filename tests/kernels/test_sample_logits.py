@@ -84,18 +84,21 @@ def some_logits(V: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     return [row.to(dtype) for row in x]
 
 
-def is_undecided(x: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> bool:
-    """Whether rounding may decide on what stays."""
+def is_undecided(
+    x: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> bool:
+    """Whether rounding may decide on what stays, of what weighs enough to matter."""
     if temperature == 0:
         return False
     x = x.double().sort(descending=True).values
-    x = x[x >= x[top_k - 1]] if top_k else x
+    x = x[x >= x[min(top_k, len(x)) - 1]] if top_k else x
     w = ((x - x[0]) / max(temperature, 1e-30)).exp()
-    below_max = x < x[0]
-    if min_p > 0 and bool(((w - min_p).abs() < TOLERANCE * min_p)[below_max].any()):
-        return True
-    before = (w[None, :] * (x[None, :] > x[:, None])).sum(-1) / w.sum()
-    return top_p < 1 and bool(((before - top_p).abs() < TOLERANCE)[below_max].any())
+    counts = (w / w.sum() > 2e-6) & (x < x[0])
+    first = torch.searchsorted(-x, -x)  # of equals
+    before = (w.cumsum(0) - w)[first] / w.sum()
+    near = (before - top_p).abs() < 2e-6 if top_p < 1 else torch.zeros_like(counts)
+    near |= (w - min_p).abs() < 1e-5 * min_p
+    return bool((near & counts).any())
 
 
 def trials(p: Tensor, most: int) -> Tensor:
@@ -107,7 +110,7 @@ def trials(p: Tensor, most: int) -> Tensor:
     return torch.cat((torch.tensor([0.0, MOST], dtype=torch.float64), inside)).clamp(0, MOST).float()
 
 
-def check(draw: Draw, x: Tensor, how: dict[str, Any], most: int = 8) -> None:
+def check(draw: Draw, x: Tensor, how: dict[str, Any], most: int = 4) -> None:
     """Draws from the row ``x`` (V,) are right. The same rows in one tensor: a stride of 0."""
     assert not is_undecided(x.cpu(), **how), "rounding decides here: take other logits"
     p = probabilities(x.double().cpu()[None], **how)[0]
@@ -123,19 +126,20 @@ def check(draw: Draw, x: Tensor, how: dict[str, Any], most: int = 8) -> None:
 
 
 @pytest.mark.parametrize("how", FILTERS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_every_draw_is_right(how: dict[str, Any], dtype: torch.dtype, path: str, device: str) -> None:
-    before = library.launches["sample_logits_row"]
-    for x in some_logits(37, dtype):
-        check(kernel.sample_logits, x.to(device), how)
-    assert library.launches["sample_logits_row"] == before + 3
+def test_every_draw_is_right(how: dict[str, Any], path: str, device: str) -> None:
+    """All number formats on a GPU; in the interpreter, which is slow, another one for each way."""
+    one = {"as launched": torch.float16, "short, chunks": torch.float32}.get(path, torch.bfloat16)
+    for dtype in harness.DTYPES if device == "cuda" else [one]:
+        before = library.launches["sample_logits_row"]
+        for x in some_logits(37, dtype):
+            check(kernel.sample_logits, x.to(device), how, most=50 if device == "cuda" else 3)
+        assert library.launches["sample_logits_row"] == before + 3
 
 
 @pytest.mark.parametrize("V", [1, 2, 15, 16, 17, 33])
 def test_widths(V: int, path: str, device: str) -> None:
     for x in some_logits(V, torch.float16)[:2]:
-        for how in ({}, {"top_k": 3, "top_p": 0.7}):
-            check(kernel.sample_logits, x.to(device), how, most=3)
+        check(kernel.sample_logits, x.to(device), {"top_k": 3, "top_p": 0.7}, most=2)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +160,9 @@ def test_a_vocabulary(how: dict[str, Any], sharpness: float, dtype: torch.dtype,
     check(kernel.sample_logits, x.to(device), how, most=1)
 
 
-@pytest.mark.parametrize("how", FILTERS, ids=str)
+@pytest.mark.parametrize("how", [FILTERS[0], *FILTERS[-2:]], ids=str)
 def test_equal_logits(how: dict[str, Any], path: str, device: str) -> None:
-    check(kernel.sample_logits, torch.full((40,), 1.5, device=device), how, most=4)
+    check(kernel.sample_logits, torch.full((40,), 1.5, device=device), how, most=2)
 
 
 def draws(x: list[float], u: list[float], device: str, dtype: torch.dtype = torch.float32, **how: Any) -> list[int]:
@@ -197,7 +201,7 @@ INF, NAN = math.inf, math.nan
     ],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy, of inf - inf
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")  # NumPy, of inf - inf
 def test_odd_rows(x: list[float], how: dict[str, Any], expected: list[int], path: str, device: str) -> None:
     assert draws(x, [0.0, 0.3, 0.6, MOST], device, **how) == expected
 
@@ -210,17 +214,17 @@ def test_a_number_outside_does_no_harm(path: str, device: str) -> None:
 def test_rows_may_lie_anywhere(path: str, device: str) -> None:
     """Gaps between rows, as of a sequence's last logits, gaps between columns, and no rows."""
     random = torch.Generator().manual_seed(8)
-    x, u = torch.randn(5, 37, generator=random).to(device), torch.rand(5, generator=random).to(device)
+    x, u = torch.randn(3, 37, generator=random).bfloat16().to(device), torch.rand(3, generator=random).to(device)
     how = {"top_k": 20, "top_p": 0.9}
     want = kernel.sample_logits(x, u, **how)
     assert torch.equal(want.cpu(), reference(x.cpu(), u.cpu(), **how))
-    sequence = torch.full((5, 3, 37), math.inf, device=device)
+    sequence = x.new_full((3, 3, 37), math.inf)
     sequence[:, -1] = x
-    gaps = torch.full((5, 74), math.inf, device=device)
+    gaps = x.new_full((3, 74), math.inf)
     gaps[:, ::2] = x
     for same in (sequence[:, -1], gaps[:, ::2], x.T.contiguous().T):
         assert torch.equal(kernel.sample_logits(same, u, **how), want)
-    spread = torch.zeros(10, device=device)
+    spread = torch.zeros(6, device=device)
     spread[::2] = u
     assert torch.equal(kernel.sample_logits(x, spread[::2], **how), want)
     assert kernel.sample_logits(x[:0], u[:0]).shape == (0,)
@@ -229,10 +233,10 @@ def test_rows_may_lie_anywhere(path: str, device: str) -> None:
 def test_the_same_numbers_draw_the_same_tokens(path: str, device: str) -> None:
     """Every time, and whatever other rows there are."""
     random = torch.Generator().manual_seed(9)
-    x, u = torch.randn(6, 37, generator=random).to(device), torch.rand(6, generator=random).to(device)
+    x, u = torch.randn(3, 37, generator=random).bfloat16().to(device), torch.rand(3, generator=random).to(device)
     how = {"temperature": 0.9, "top_k": 15, "top_p": 0.9, "min_p": 0.02}
     first = kernel.sample_logits(x, u, **how)
-    for _ in range(3):
+    for _ in range(20 if device == "cuda" else 2):
         assert torch.equal(kernel.sample_logits(x, u, **how), first)
     alone = [kernel.sample_logits(x[i : i + 1], u[i : i + 1], **how) for i in range(len(x))]
     assert torch.equal(torch.cat(alone), first)
@@ -244,7 +248,8 @@ def test_the_same_numbers_draw_the_same_tokens(path: str, device: str) -> None:
 def is_plausible(tokens: Tensor, p: Tensor) -> bool:
     """χ² test: whether draws from the distribution p are as far from it as these once in 30,000 times or more often."""
     counts, expected = torch.bincount(tokens, minlength=len(p)).double(), p * len(tokens)
-    assert not counts[p == 0].any()
+    if counts[p == 0].any():
+        return False
     few = expected < 5
     groups = [(counts[few].sum(), expected[few].sum())] if expected[few].sum() >= 5 else []
     groups += list(zip(counts[~few], expected[~few], strict=True))
@@ -270,7 +275,7 @@ def drawn(draw: Draw, x: Tensor, count: int, how: dict[str, Any], device: str) -
     ("draw", "device", "count"),
     [
         pytest.param(native.sample_logits, "cpu", 100_000, id="torch"),
-        pytest.param(kernel.sample_logits, "cpu", 200, id="interpreter", marks=pytest.mark.skipif(
+        pytest.param(kernel.sample_logits, "cpu", 120, id="interpreter", marks=pytest.mark.skipif(
             not interpreter.is_on(), reason="the interpreter is off")),
         pytest.param(kernel.sample_logits, "cuda", 100_000, id="gpu", marks=pytest.mark.gpu),
     ],
@@ -279,7 +284,8 @@ def test_the_distribution(x: Tensor, how: dict[str, Any], draw: Draw, device: st
     p = probabilities(x.double()[None], **how)[0]
     tokens = drawn(draw, x, count, how, device)
     assert is_plausible(tokens, p)
-    assert not is_plausible(tokens, p.roll(1)) or count < 100_000 or (p == 0).any()
+    if count >= 100_000:
+        assert not is_plausible(tokens, p.roll(1))
 
 
 def test_the_test_of_distributions_notices() -> None:
@@ -297,20 +303,15 @@ def test_the_test_of_distributions_notices() -> None:
 def test_vocabularies_on_a_gpu(how: dict[str, Any], dtype: torch.dtype) -> None:
     for V in (128_256, 262_149):
         x = torch.randn(V, generator=torch.Generator().manual_seed(6)).to(dtype)
-        if not is_undecided_of_many(x, how):
+        if not is_undecided(x, **how):
             check(kernel.sample_logits, x.cuda(), how, most=50)
-
-
-def is_undecided_of_many(x: Tensor, how: dict[str, Any]) -> bool:
-    """As `is_undecided`, in less memory: next to a threshold of top-p tokens weigh less than is allowed anyway."""
-    return "min_p" in how and "top_k" not in how and how.get("top_p", 1.0) == 1 and is_undecided(x, **how)
 
 
 # PyTorch's side of it.
 
 
 def test_it_is_an_operator(device: str) -> None:
-    x, u = torch.randn(3, 20, device=device), torch.rand(3, device=device)
+    x, u = torch.randn(2, 20, device=device).bfloat16(), torch.rand(2, device=device)
     operators.opcheck(torch.ops.hornbook.sample_logits.default, (x, u, 0.9, 5, 0.8, 0.1))
     torch._dynamo.reset()
     how = {"temperature": 0.9, "top_k": 5, "top_p": 0.8, "min_p": 0.1}
@@ -373,7 +374,7 @@ def test_a_text_is_the_same_whoever_draws() -> None:
 # Mistakes that are planted into the kernel's source, which must not get through `check`.
 
 PLANTS = {
-    "one too many of top-k": ("lo = threshold(x, ones, top_k.to(tl.float32), lo,", "lo = threshold(x, ones, top_k + 1.0, lo,"),
+    "one too many of top-k": ("top_k if top_k < n_cols else 0", "top_k + 1 if top_k < n_cols else 0"),
     "one too few of top-k, the long way": (
         "lo = row_threshold(X, n_cols, m, scale, top_k.to(tl.float32), lo,",
         "lo = row_threshold(X, n_cols, m, scale, top_k - 1.0, lo,",
@@ -413,17 +414,16 @@ def planted(before: str, after: str, folder: Path) -> ModuleType:
 
 
 def is_caught(module: ModuleType) -> bool:
-    for name in ("short, chunks", "long", "short or long"):
+    x = some_logits(37, torch.bfloat16)[0].to(DEVICE)
+    second_chunk = torch.cat((torch.full((16,), -math.inf), torch.zeros(16))).to(DEVICE)
+    for name in ("short, chunks", "long"):
         with pytest.MonkeyPatch.context() as patch:
             take(name, module, patch)
-            for how in FILTERS:
-                for x in some_logits(37):
-                    try:
-                        check(module.sample_logits, x.to(DEVICE), how)
-                    except AssertionError:
-                        return True
-                first_empty = torch.cat((torch.full((16,), -math.inf), some_logits(16)[0]))
-                if int(module.sample_logits(first_empty.to(DEVICE)[None], torch.zeros(1, device=DEVICE), **how)) < 16:
+            for how in FILTERS[:2] + FILTERS[3:8:2] + FILTERS[-1:]:
+                try:
+                    check(module.sample_logits, x, how, most=3)
+                    check(module.sample_logits, second_chunk, how, most=1)
+                except AssertionError:
                     return True
     return False
 
