@@ -9,8 +9,8 @@ memory: every input read once, every output written once. Attention has two floo
 Then all implementations take turns at each shape, forward and backward separately: ``reference``, ``torch`` (the best
 of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger and QuACK too where they are
 installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is timed is first
-held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach, `kernel_report`
-how all of it is shown.
+held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach, and
+`kernel_report` shows all of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
 MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
 PRODUCTS = "matmuls"  # not an implementation: what an operation cannot do without
-# Compiling takes its time: after so many seconds a quick run goes on without torch.compile, and then it comes to its end.
+# Compiling takes its time: after so many seconds a quick run goes on without torch.compile, and then it ends.
 COMPILING_SECONDS, QUICK_SECONDS = 100.0, 190.0
 
 
@@ -331,15 +331,15 @@ def run(
         return _run(todo, quick, out)
 
 
-def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
+def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") -> dict[str, Any]:
     began = time.monotonic()
     facts = report.machine()
     place = report.folder(out, facts["gpu"])
     measure = timing.CudaClock()
     needed = sorted({case.dtype for case in todo})
     limits = {
-        "copy": timing.copy_bandwidth(measure),
-        "matmul": {dtype: timing.matmul_rate(measure, dtype) for dtype in needed},
+        "copy": timing.copy_bandwidth(measure, device),
+        "matmul": {dtype: timing.matmul_rate(measure, dtype, device) for dtype in needed},
     }
     result: dict[str, Any] = facts | {
         "benchmark": "kernels",
@@ -357,7 +357,7 @@ def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
         names = [name for name in NAMES if not (slow and name == "torch.compile")]
         try:
             torch.cuda.empty_cache()
-            rows = measure_case(case, measure, limits, names=names, seconds=0.3 if quick else 1.0)
+            rows = measure_case(case, measure, limits, device=device, names=names, seconds=0.3 if quick else 1.0)
         except Exception as error:  # out of memory for the inputs themselves, or a GPU that has given up
             notes = {"all": report.because(error)}
             rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in case.operation.directions]
@@ -370,8 +370,8 @@ def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
         kernel_report.save(result, place)
     names = [name for name in NAMES if not (quick and name == "torch.compile")]
     operations = {case.operation.name: case.operation for case in todo}
-    result["overhead_us"] = {name: overheads(op, names, todo[0].dtype) for name, op in operations.items()}
-    result["blocks"] = {name: block(op, todo[0].dtype) for name, op in operations.items()}
+    result["overhead_us"] = {name: overheads(op, names, todo[0].dtype, device) for name, op in operations.items()}
+    result["blocks"] = {name: block(op, todo[0].dtype, device) for name, op in operations.items()}
     result["seconds"] = time.monotonic() - began
     kernel_report.save(result, place)
     kernel_report.draw(result, place)

@@ -55,7 +55,7 @@ def number(at):
 
 @triton.jit
 def fifth(lo, hi):
-    """Of the way from lo to hi, rounded up. The last pivots may so lie at or beyond hi, where the goal is not reached."""
+    """Of the way from lo to hi, rounded up: the last pivots may lie beyond hi, where the goal is not reached."""
     return (hi - lo + 4) // 5
 
 
@@ -203,7 +203,7 @@ def long_way(
     chunks = tl.cdiv(n_cols, BLOCK)
     everything = tl.full((), 0.0, tl.float64)
     x = numbers(X, lane, n_cols)
-    for chunk in range(0, chunks):
+    for chunk in range(chunks):
         following = numbers(X, (chunk + 1) * BLOCK + lane, n_cols)  # under way while this one is added up
         part = tl.sum(kept(x, m, scale, least, min_p), axis=0)
         x = following
@@ -229,8 +229,8 @@ def sample_logits_row(
     GRAIN: tl.constexpr, BLOCK: tl.constexpr, CAPACITY: tl.constexpr, UNROLL: tl.constexpr,
     MAY_BE_LONG: tl.constexpr,
 ):  # fmt: skip
-    """A row. BLOCK lanes; CAPACITY numbers in the tile of the short way. Scratch is memory of its own for the lanes that
-    are read again, or for the sums of chunks."""
+    """A row. BLOCK lanes; CAPACITY numbers in the tile of the short way. Scratch is memory of its own, for the lanes
+    that are read again or for the sums of chunks."""
     row = tl.program_id(0).to(tl.int64)
     X += row * stride
     Scratch += row * width

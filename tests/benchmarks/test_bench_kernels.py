@@ -6,13 +6,14 @@ import json
 import math
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hornbook import ops
-from hornbook.benchmarks import aot, kernels, operations, timing
+from hornbook.benchmarks import aot, kernel_goals, kernel_report, kernels, operations, report, timing
 from hornbook.benchmarks import model as model_
 from hornbook.benchmarks.operations import OPERATIONS, Case, softmax
 from hornbook.cli import main
@@ -40,12 +41,15 @@ def case(operation: str, form: str, shape: tuple[int, ...], dtype: str = "fp32")
         ("attention", "full", (2, 3, 5, 8), (3840, 2880), (7680, 7200)),
         # 6 pairs a head
         ("attention", "causal", (2, 3, 5, 8), (3840, 1920), (7680, 4800)),
+        # logits, and a number and an id of 4 and 8 bytes a row
+        ("sample_logits", "top-p", (2, 3), (48, 0), None),
     ],
 )
 def test_least_work(operation: str, form: str, shape: tuple[int, ...], forward: Any, backward: Any) -> None:
     assert case(operation, form, shape).work("forward") == forward
-    assert case(operation, form, shape).work("backward") == backward
-    assert case(operation, form, shape, "bf16").work("forward")[0] == forward[0] / 2
+    if backward is not None:
+        assert case(operation, form, shape).work("backward") == backward
+        assert case(operation, form, shape, "bf16").work("forward")[0] == forward[0] / 2
 
 
 @pytest.mark.parametrize(("T_q", "T_k"), [(1, 1), (1, 7), (4, 4), (3, 11)])
@@ -98,23 +102,23 @@ def test_comparisons() -> None:
 
 def test_reports(tmp_path: Path) -> None:
     result = result_for_test()
-    kernels.save(result, tmp_path)
-    kernels.draw(result, tmp_path)
+    kernel_report.save(result, tmp_path)
+    kernel_report.draw(result, tmp_path)
     assert json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"] == result["rows"]
     text = (tmp_path / "kernels.md").read_text(encoding="utf-8")
     assert (
         "| softmax 2x3 fp32 forward | 0.048 memory | 0.48 (0.10) | 0.192 (0.25) | 0.06 (0.80) | 0.12 (0.40) |" in text
     )
-    assert "| 8 | 2 (Liger) | ok |" in text
+    assert "| 8 | 2 (Liger) | – | ok |" in text
     assert "WRONG: fused" in text
     assert "- softmax 2x3 fp32: torch.compile: no compiler" in text
     assert "| softmax | 9.5 / 12 |" in text
     assert (tmp_path / "softmax.svg").stat().st_size > 1000
-    digest = kernels.digest(result)
+    digest = kernel_report.digest(result)
     assert (digest["wrong"], digest["failed"], digest["rows"]) == (1, 0, 2)
     assert digest["fused"]["softmax"]["vs_best_peer"] == 1.0  # 2 and 0.5
     json.dumps(digest, allow_nan=False)
-    assert "8x reference, 2x Liger" in kernels.line(result["rows"][0])
+    assert "8x reference, 2x Liger" in kernel_report.line(result["rows"][0])
 
 
 def test_options() -> None:
@@ -156,7 +160,10 @@ CPU_CASES = [
     case("layer_norm", "", (7, 40)),
     case("attention", "causal", (2, 70, 2, 16)),
     case("attention", "full", (2, 70, 2, 16)),
+    case("sample_logits", "all filters", (6, 200)),
+    case("sample_logits", "no filter", (6, 200)),
 ]
+WITH_GRADIENTS = [c for c in CPU_CASES if "backward" in c.operation.directions]
 
 
 def measured(c: Case, *names: str) -> list[dict[str, Any]]:
@@ -165,16 +172,16 @@ def measured(c: Case, *names: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("c", CPU_CASES, ids=str)
 def test_measuring(c: Case) -> None:
-    forward, backward = measured(c, "reference", "torch")
-    assert (forward["direction"], backward["direction"]) == ("forward", "backward")
-    for r in (forward, backward):
+    rows = measured(c, "reference", "torch")
+    assert tuple(r["direction"] for r in rows) == c.operation.directions
+    for r in rows:
         assert list(r["ms"]) == ["reference", "torch"]
         assert r["error"]["torch"] < 1e-6
         assert not r["notes"]
 
 
 @pytest.mark.parametrize("fault", ["result", "gradient", "hidden", "crash"])
-@pytest.mark.parametrize("c", CPU_CASES, ids=str)
+@pytest.mark.parametrize("c", WITH_GRADIENTS, ids=str)
 def test_whoever_is_wrong_is_not_timed(c: Case, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """3 % more at the end, or a gradient that is an eighth too long, or something where nothing is seen."""
     right = operations.implementation("torch", c.operation.name)
@@ -198,6 +205,36 @@ def test_whoever_is_wrong_is_not_timed(c: Case, fault: str, monkeypatch: pytest.
     for r in measured(c, "reference", "torch"):
         assert list(r["ms"]) == ["reference"]
         assert "not timed" in r["notes"]["torch"] or "out of ideas" in r["notes"]["torch"]
+
+
+@pytest.mark.parametrize(("wrong", "share"), [(0, 0.0), (1, 1 / 6), (6, 1.0)])
+@pytest.mark.parametrize("fault", ["another token", "no token", "a token that is left out"])
+def test_tokens_that_are_not_the_ones_drawn(wrong: int, share: float, fault: str, monkeypatch: Any) -> None:
+    """The error is the share of rows with a wrong token; a token on the boundary is right either way."""
+    c = case("sample_logits", "all filters", (6, 200))
+    right = operations.implementation("torch", "sample_logits")
+
+    def draw(logits: torch.Tensor, uniform: torch.Tensor, **how: Any) -> torch.Tensor:
+        tokens = right(logits, uniform, **how)
+        others = right(logits, (uniform + 0.5) % 1, **how | {"top_k": 2, "top_p": 1.0, "min_p": 0.0})
+        others = torch.where(others == tokens, logits.topk(2).indices.sum(1) - others, others)
+        bad = {"another token": others, "no token": torch.full_like(tokens, 200), "a token that is left out": None}
+        replaced = logits.argmin(1) if bad[fault] is None else bad[fault]
+        return torch.cat((replaced[:wrong], tokens[wrong:]))
+
+    names = {"reference": operations.implementation("reference", "sample_logits"), "fused": draw}
+    monkeypatch.setattr(kernels, "implementation", lambda name, operation: names[name])
+    (r,) = measured(c, "reference", "fused")
+    assert r["error"]["fused"] == pytest.approx(share)
+    assert r["verdict"] == ("WRONG: fused" if wrong else "ok")
+
+
+def test_a_token_on_the_boundary_is_right() -> None:
+    c = case("sample_logits", "no filter", (2, 4))
+    logits, uniform = torch.zeros(2, 4), torch.tensor([0.25 - 1e-6, 0.25 + 1e-6])
+    for tokens, share in (([0, 1], 0.0), ([1, 0], 0.0), ([2, 1], 0.5)):
+        error = c.operation.error(c, [logits, uniform], [], [torch.tensor(tokens)], [])
+        assert error == share
 
 
 def test_ours_is_timed_and_marked_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +274,147 @@ def test_libraries_are_called_as_they_want(monkeypatch: pytest.MonkeyPatch) -> N
         tensors = case(name, "", (5, 33)).tensors("cpu")
         y = operations.implementation("Liger", name)(*tensors)
         torch.testing.assert_close(y, operations.implementation("reference", name)(*tensors))
+
+
+# Goals.
+
+
+def measured_row(operation: str, form: str, shape: tuple[int, ...], direction: str, **ms: float) -> dict[str, Any]:
+    """A row in bf16 where the floor takes 1 ms."""
+    times = {name.replace("_", "."): timing.Times(t, t, t, t, 5) for name, t in ms.items()}
+    limits = {"copy": 1.0, "matmul": {"bf16": 1e30}}
+    c = Case(fake_operation(operation), form, shape, "bf16")
+    return kernels.row(c, direction, times, limits | {"copy": c.work(direction)[0] * 1000}, {}, {}, {})
+
+
+def fake_operation(name: str) -> Any:
+    """One that may not be there yet: only its name and its work count."""
+    work = lambda shape, form, direction, size: (2 * math.prod(shape) * size, 0)  # noqa: E731
+    return replace(OPERATIONS["softmax"], name=name, work=work, forms={"": {}})
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape", "direction", "ms", "expected"),
+    [
+        ("layer_norm", (262144, 768), "forward", {"fused": 1 / 0.86}, [True]),
+        ("rms_norm", (262144, 768), "forward", {"fused": 1 / 0.84}, [False]),
+        ("add_norm", (65536, 2048), "forward", {"fused": 1 / 0.94}, [False]),
+        ("add_norm", (65536, 2048), "forward", {"fused": 1 / 0.96}, [True]),
+        ("rms_norm", (65536, 2048), "backward", {"fused": 1.1, "torch_compile": 2.3}, [True, True]),
+        ("rms_norm", (65536, 2048), "backward", {"fused": 1.2, "torch_compile": 2.3}, [False, False]),
+        ("rms_norm", (65536, 2048), "backward", {"fused": 1.1}, [True, None]),
+        ("softmax", (4096, 32768), "backward", {"fused": 1.0, "QuACK": 1.1, "Liger": 0.9}, [True, False, True]),
+        ("softmax", (4096, 32768), "forward", {"fused": 1.0}, [True]),  # nobody else is installed
+        ("softmax", (4096, 65536), "forward", {"fused": 1 / 0.86}, [True]),
+        ("cross_entropy", (4096, 32768), "both", {"fused": 1 / 0.9, "Liger": 4.0}, [False, True]),
+        ("cross_entropy", (1024, 131072), "both", {"fused": 1 / 0.9}, [True, None]),
+        ("gelu", (65536, 3072), "backward", {"fused": 1.0}, [True]),
+        ("swiglu", (65536, 3072), "backward", {"torch": 1.0}, [None]),  # ours failed
+        ("gelu", (64, 256), "forward", {"fused": 1.0}, []),  # in the cache: no goal
+        ("gelu", (65536, 3072), "both", {"fused": 1.0}, []),
+    ],
+)
+def test_goals(operation: str, shape: tuple[int, ...], direction: str, ms: Any, expected: list[bool | None]) -> None:
+    found = kernel_goals.of_row(measured_row(operation, "", shape, direction, **ms), "3.6.0")
+    assert [check["met"] for check in found] == expected
+
+
+def test_goals_of_single_shapes() -> None:
+    for form, dtype, met in (("all filters", "bf16", [True]), ("all filters", "fp32", [True]), ("top-p", "bf16", [])):
+        c = case("sample_logits", form, (128, 128256), dtype)
+        limits = {"copy": c.work("forward")[0] * 1000.0, "matmul": {dtype: 1.0}}
+        r = kernels.row(c, "forward", {"fused": timing.Times(3.9, 3, 3, 3, 5)}, limits, {}, {}, {})
+        assert [check["met"] for check in kernel_goals.of_row(r, "3.6.0")] == met
+    for shape, ms, met in (
+        ((8192, 128256, 4096), 1.14, True),
+        ((8192, 4096, 128256), 1.16, False),
+        ((65536, 50304, 768), 1.29, True),
+    ):
+        r = measured_row("linear_cross_entropy", "", shape, "both", fused=ms, matmuls=1.0)
+        assert "matmuls" not in r["ms"]
+        assert [check["met"] for check in kernel_goals.of_row(r, "3.6.0")] == [met]
+
+
+def test_goals_that_depend_on_triton_and_on_being_right() -> None:
+    r = measured_row("softmax", "", (4096, 65536), "forward", fused=1 / 0.9)
+    assert [kernel_goals.of_row(r, triton)[0]["met"] for triton in ("3.6.0", "3.8.1", "3.10.0")] == [True, False, False]
+    assert kernel_goals.of_row(r | {"verdict": "WRONG: fused"}, "3.6.0")[0]["met"] is False
+    assert kernel_goals.words(kernel_goals.of_row(r, None)[0]) == "≥ 0.85 C: met (0.9)"
+    assert "MISSED" in kernel_report.line(r | {"goals": kernel_goals.of_row(r, "3.9.0")})
+
+
+def test_the_products_that_cannot_be_avoided() -> None:
+    x, weight = torch.randn(5, 3, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    call = kernel_goals.products("linear_cross_entropy", [x, weight])
+    assert call is not None
+    call()
+    assert kernel_goals.products("softmax", [x]) is None
+
+
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the whole of a run needs of a GPU, on a CPU: ours is PyTorch's, and nothing takes longer than it must."""
+
+    def implementation(name: str, operation: str) -> Any:
+        if name not in ("reference", "torch", "fused"):
+            raise KeyError(name)
+        return operations.implementation("torch" if name == "fused" else name, operation)
+
+    clock = lambda *a, **o: lambda call: (call(), 1.0)[1]  # noqa: E731
+    for where, what, with_ in (
+        (kernels, "implementation", implementation),
+        (timing, "CudaClock", clock),
+        (timing, "copy_bandwidth", lambda *a: 1e9),
+        (timing, "matmul_rate", lambda *a: 1e12),
+        (timing, "captured", lambda call, calls: lambda: [call() for _ in range(calls)]),
+        (timing, "kernel_time", lambda call: (call(), 0.98)[1]),
+        (torch.cuda, "is_available", lambda: True),
+        (torch.cuda, "empty_cache", lambda: None),
+        (report, "require_compiler", lambda: None),
+        (report, "machine", lambda: {"gpu": "Test Card", "date": "2026-01-02", "torch": "2", "triton": "3.6.0",
+                                     "hornbook": "0"}),
+    ):  # fmt: skip
+        monkeypatch.setattr(where, what, with_)
+
+
+def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stand_ins(monkeypatch)
+    todo = kernels.cases(only="layer_norm,sample_logits", shapes="layer_norm=6x33;sample_logits=5x40")
+    easy = kernel_goals.Goal(
+        ("layer_norm",), ("forward",), share=1e-12, shapes=(frozenset((6, 33)),), dtypes=("fp32",)
+    )  # fmt: skip
+    monkeypatch.setattr(kernel_goals, "GOALS", (easy,))
+    todo = [replace(c, operation=replace(c.operation, quick=((6, 33),)), dtype="fp32") for c in todo]
+    result = kernels._run(todo, False, tmp_path, device="cpu")
+    assert [r["direction"] for r in result["rows"]] == ["forward", "backward", "forward", "forward", "forward"]
+    assert {r["verdict"] for r in result["rows"]} == {"ok"}
+    assert set(result["overhead_us"]["layer_norm"]["fused"]) == {"forward", "backward"}
+    assert set(result["overhead_us"]["sample_logits"]["fused"]) == {"forward"}
+    assert result["blocks"]["layer_norm"]["ratio"] == pytest.approx(1 / 0.98)
+    assert result["blocks"]["sample_logits"]["ratio"] == pytest.approx(1 / 0.98)
+    said = capsys.readouterr().out
+    digest = json.loads(said.splitlines()[-1])
+    assert digest["goals"]["met"] + digest["goals"]["missed"] == 5  # a row's, and of each operation two
+    assert digest["goals"]["met"] >= 3
+    assert "goal ≥ 1e-12 C: met" in said
+    text = (tmp_path / "kernels.md").read_text(encoding="utf-8")
+    assert "| layer_norm | host time ≤ 18 µs" in text
+    assert "10 captured calls ≤ 1.05 × their kernels: met (1.02)" in text
+
+
+def test_a_quick_run_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The first shape of everything comes first; what there is no time for is named."""
+    stand_ins(monkeypatch)
+    order = [str(c) for c in kernels.cases(only="softmax,attention", quick=True)]
+    assert order.index("attention full 16x1024x12x64 bf16") < order.index("softmax 4096x50257 bf16")
+    todo = [case("softmax", "", (4, n), "fp32") for n in (8, 9, 10)]
+    clock = iter([0.0, 1.0, 1.0, 500.0, 500.0, 500.0, 500.0])
+    monkeypatch.setattr(kernels.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(kernels, "block", lambda *a: {})
+    monkeypatch.setattr(kernels, "overheads", lambda *a: {})
+    result = kernels._run(todo, True, tmp_path, device="cpu")
+    assert result["left_out"] == ["softmax 4x9 fp32", "softmax 4x10 fp32"]
+    assert kernel_report.digest(result)["left_out"] == 2
+    assert "not run, so that --quick ends in time: softmax 4x9 fp32" in kernel_report.markdown(result)
 
 
 def test_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,12 +541,14 @@ def test_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 def test_kernels_on_a_gpu(tmp_path: Path, capsys) -> None:
-    shapes = "softmax=64x256;layer_norm=64x256;attention=1x128x2x64"
-    main(["bench", "kernels", "--quick", "--shapes", shapes, "--out", str(tmp_path)])
+    shapes = "softmax=64x256;layer_norm=64x256;attention=1x128x2x64;sample_logits=8x1024"
+    only = "softmax,layer_norm,attention,sample_logits"
+    main(["bench", "kernels", "--quick", "--only", only, "--shapes", shapes, "--out", str(tmp_path)])
     digest = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (digest["rows"], digest["wrong"], digest["failed"]) == (10, 0, 0)
+    assert (digest["rows"], digest["wrong"], digest["failed"]) == (13, 0, 0)
+    assert digest["goals"]["met"] + digest["goals"]["missed"] == 8  # of the host: two for each operation
     assert {path.name for path in tmp_path.iterdir()} == {
-        "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg",
+        "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg", "sample_logits.svg",
     }  # fmt: skip
     for r in json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"]:
         assert {"reference", "torch", "fused"} <= set(r["ms"])

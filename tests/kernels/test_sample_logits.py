@@ -1,9 +1,9 @@
 """The kernel that draws tokens, against the reference in float64.
 
 A draw is right if the number it was made with lies where the drawn token is on the way from 0 to 1, give or take 1e-5:
-the probabilities up to the token, added up in float64, are above the number less 1e-5, and those before it are not above
-the number plus 1e-5. The numbers are chosen near the ends of tokens' parts, 2e-5 inside, so that one token too many or
-too few anywhere moves a draw, unless it weighs next to nothing.
+the probabilities up to the token, added up in float64, are above the number less 1e-5, and those before it are not
+above the number plus 1e-5. The numbers are chosen near the ends of tokens' parts, 2e-5 inside, so that one token too
+many or too few anywhere moves a draw, unless it weighs next to nothing.
 """
 
 from __future__ import annotations
@@ -379,7 +379,10 @@ PLANTS = {
         "lo = row_threshold(X, n_cols, m, scale, top_k.to(tl.float32), lo,",
         "lo = row_threshold(X, n_cols, m, scale, top_k - 1.0, lo,",
     ),
-    "a bound that is too high": ("ones, top_k.to(tl.float32), bottom, hi, COARSE)", "ones, top_k - 1.0, bottom, hi, COARSE)"),
+    "a bound that is too high": (
+        "ones, top_k.to(tl.float32), bottom, hi, COARSE)",
+        "ones, top_k - 1.0, bottom, hi, COARSE)",
+    ),
     "goals that must be passed": ("(sums >= goal)", "(sums > goal)"),
     "top-p of what top-k has dropped, too": (
         "total = tl.sum(tl.where(x >= number(lo), w, 0.0), axis=0)",
