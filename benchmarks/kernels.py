@@ -40,7 +40,7 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
 PRODUCTS = "matmuls"  # not an implementation: what an operation cannot do without
 # Compiling takes its time: after so many seconds a quick run goes on without torch.compile, and then it ends.
-COMPILING_SECONDS, QUICK_SECONDS = 100.0, 190.0
+COMPILING_SECONDS, QUICK_SECONDS = 100.0, 180.0
 
 
 def chosen(only: str) -> list[Operation]:

@@ -260,7 +260,7 @@ def sample_logits_row(
             lo = tl.maximum(lo, threshold(top, w, top_p * total, bottom, hi, COARSE))
     hit = (top >= number(lo)) & (weight(top, m, scale) >= least)
     hits = tl.sum(hit.to(tl.int32), axis=0)
-    if not MAY_BE_LONG:
+    if not MAY_BE_LONG:  # noqa: SIM114 (decided when it is compiled, then without the long way)
         token = short_way(
             X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
             GRAIN, BLOCK, CAPACITY,

@@ -49,7 +49,8 @@ OPERATIONS = (
     "swiglu",
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
-KERNELS = frozenset({"attention", "layer_norm", "sample_logits", "softmax"})  # the operations that have a file in kernels/
+# The operations that have a file in kernels/.
+KERNELS = frozenset({"attention", "layer_norm", "sample_logits", "softmax"})
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 

@@ -30,7 +30,7 @@ def head_dim(row: dict[str, Any]) -> int:
 def test_everything_compiles(rows: list[dict[str, Any]]) -> None:
     assert not [f"{name(r)}: {r['error']}" for r in rows if "error" in r]
     assert {r["target"] for r in rows} == set(aot.TARGETS)
-    assert {r["operation"] for r in rows} == {"attention", "layer_norm", "softmax"}
+    assert {r["operation"] for r in rows} == {"attention", "layer_norm", "sample_logits", "softmax"}
 
 
 def test_shared_memory_fits(rows: list[dict[str, Any]]) -> None:
@@ -61,6 +61,13 @@ def test_rows_are_read_and_written_in_wide_pieces(rows: list[dict[str, Any]]) ->
         if row["operation"] in ("softmax", "layer_norm") and row["kernel"] != "layer_norm_dparameters":
             assert row["wide_loads"], name(row)
             assert row["wide_stores"], name(row)
+
+
+def test_logits_are_read_in_wide_pieces(rows: list[dict[str, Any]]) -> None:
+    """In the pass over the whole row. What is read again lies far apart, and what is written is a number a row."""
+    for row in rows:
+        if row["operation"] == "sample_logits":
+            assert row["wide_loads"] >= 8, name(row)
 
 
 def test_the_committed_table_is_of_these_kernels(rows: list[dict[str, Any]]) -> None:
