@@ -165,8 +165,8 @@ def test_equal_logits(how: dict[str, Any], path: str, device: str) -> None:
     check(kernel.sample_logits, torch.full((40,), 1.5, device=device), how, most=2)
 
 
-def draws(x: list[float], u: list[float], device: str, dtype: torch.dtype = torch.float32, **how: Any) -> list[int]:
-    rows = torch.tensor([x] * len(u), dtype=dtype, device=device)
+def draws(x: list[float], u: list[float], device: str, **how: Any) -> list[int]:
+    rows = torch.tensor([x] * len(u), dtype=torch.bfloat16, device=device)
     return kernel.sample_logits(rows, torch.tensor(u, device=device), **how).tolist()
 
 
