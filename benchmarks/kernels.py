@@ -34,6 +34,7 @@ from .operations import OPERATIONS, Case, Function, Operation, Shape, implementa
 
 PEERS = ("torch", "torch.compile", "Liger", "QuACK")
 OURS = ("composed", "fused")
+OWN_FORMS = ("causal", "halves")  # which other libraries do not have
 # Of ‖result - reference‖ / ‖reference‖; rounding alone makes up to a third of it (layer_norm in bf16: 7e-3).
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
@@ -115,7 +116,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
         needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
-        elif name in ("Liger", "QuACK") and (case.form == "causal" or name not in case.operation.peers):
+        elif name in ("Liger", "QuACK") and (case.options or case.form in OWN_FORMS or name not in case.operation.peers):
             continue  # it has no such function
         else:
             try:
@@ -156,11 +157,13 @@ def measure_case(
     dys: list[Tensor] = []
     for name, f in list(found.items()):
         try:
-            ys = results(f(*tensors, **options))
+            # Copies, as there are some that write over what they are given, and the next one is checked on the same.
+            given = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
+            ys = results(f(*given, **options))
             dys = dys or [upstream(y) for y in ys]
             if name != "reference":
-                errors[name] = case.operation.error(case, tensors, dys, ys, gradients(ys, tensors, dys))
-            del ys
+                errors[name] = case.operation.error(case, tensors, dys, ys, gradients(ys, given, dys))
+            del ys, given
         except Exception as error:  # whatever another library or a compiler does, the others are still timed
             notes[name] = report.because(error)
             del found[name]

@@ -84,7 +84,13 @@ class Launch:
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 2, **meta: Any
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Any,
+    num_warps: int = 4,
+    num_stages: int = 2,
+    num_ctas: int = 1,
+    **meta: Any,
 ) -> None:
     """Start a kernel on the device of its first argument, a tensor. A grid without programs starts nothing.
 
@@ -95,6 +101,8 @@ def launch(
         return
     # One rounding for a product and a sum, which Triton stops doing unasked in 3.10.
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    if num_ctas > 1:
+        options["num_ctas"] = num_ctas
     if _recorded is not None:
         names = [p for p in kernel.arg_names if p not in meta]
         _recorded.append(Launch(kernel, grid, dict(zip(names, args, strict=True)) | meta, options))

@@ -7,10 +7,25 @@ from __future__ import annotations
 
 import importlib
 
-from . import attention, base, layer_norm, sample_logits, softmax
+from . import (
+    attention,
+    base,
+    cross_entropy,
+    gelu,
+    layer_norm,
+    linear_cross_entropy,
+    relu2,
+    rope,
+    sample_logits,
+    softmax,
+    swiglu,
+)
 from .base import Case, Function, Operation, Shape, results
 
-OPERATIONS = {module.OPERATION.name: module.OPERATION for module in (softmax, layer_norm, attention, sample_logits)}
+MODULES = (
+    softmax, layer_norm, attention, cross_entropy, linear_cross_entropy, gelu, relu2, swiglu, rope, sample_logits,
+)  # fmt: skip
+OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 
 __all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
 

@@ -112,8 +112,8 @@ class Case:
 
 
 def results(y: Any) -> tuple[Tensor, ...]:
-    """What a call returned, as a tuple of tensors."""
-    return tuple(y) if isinstance(y, tuple | list) else (y,)
+    """What a call returned, as a tuple of tensors; some return None besides, for what they were not asked for."""
+    return tuple(t for t in y if t is not None) if isinstance(y, tuple | list) else (y,)
 
 
 def rows_error(

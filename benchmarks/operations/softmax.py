@@ -57,7 +57,8 @@ def softmax_error(
 def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     from ...kernels import softmax
 
-    for width in (*softmax.TABLE, 2 * max(softmax.TABLE)):
+    long = [width for width in softmax.LONG_TABLE if width < 1 << 30]
+    for width in (*softmax.TABLE, *long, 2 * max(long)):
         for causal in (False, True):
 
             def call(width: int = width, causal: bool = causal) -> None:
@@ -67,7 +68,11 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 OPERATION = Operation(
-    "softmax", "ROWSxCOLUMNS", ((131072, 1024), (32768, 4096), (4096, 32768), (4096, 50257)),
+    "softmax", "ROWSxCOLUMNS",
+    (
+        (262144, 768), (131072, 1024), (65536, 2048), (32768, 4096), (16384, 8192), (8192, 16384), (4096, 32768),
+        (4096, 50257), (2048, 65536), (1024, 131072), (1024, 262144),
+    ),
     ((32768, 4096), (4096, 50257)), (64, 256), {"": {}, "causal": {"causal": True}},
     lambda shape, form: [causal_shape(shape) if form == "causal" else shape], softmax_work, softmax_error,
     {

@@ -33,6 +33,7 @@ Source = str | Path | Iterable[str] | Iterable[Path]
 Packing = Literal["auto", "documents", "stream"]
 
 SHARD_TOKENS = 100_000_000
+CHUNK_BYTES = 8 << 20  # of text that is encoded at a time
 
 log = logging.getLogger("hornbook")
 
@@ -149,7 +150,7 @@ def prepare(
         tokenizer.save(directory)
         manifest = {
             "format": 1,
-            "tokenizer": tokenizer.hash,
+            "tokenizer": load_tokenizer(directory).hash,  # of what lies here: ranks are written as merges
             "vocab_size": tokenizer.vocab_size,
             "eot_id": _eot(tokenizer),
             "source": str(source) if isinstance(source, str | Path | Files) else None,
@@ -326,32 +327,37 @@ def _encode(
     assigned: Iterable[tuple[str, str]],
     tokenizer: TokenizerLike,
     take: Callable[[str, NDArray[Any], NDArray[np.int64], int], None],
-    batch_bytes: int = 8 << 20,
 ) -> None:
-    """Encode documents by batches, handing each to ``take``: split, ids, document bounds, bytes of text."""
+    """Encode documents some at a time, handing them to ``take``: split, ids, document bounds, bytes of text."""
     eot = _eot(tokenizer)
-    waiting: dict[str, list[str]] = {"train": [], "heldout": []}
-    sizes = {"train": 0, "heldout": 0}
+    waiting: list[tuple[str, int]] = []  # the split and the size of each document that has been asked for
 
-    def flush(split: str) -> None:
-        texts = waiting[split]
-        if not texts:
-            return
-        ids, offsets = tokenizer.encode_batch_to_numpy(texts, disallowed_special=())  # a mark inside a text is text
-        offsets = np.asarray(offsets, dtype=np.int64)
-        with_eot = np.insert(ids, offsets[:-1], eot)
-        take(split, with_eot, offsets + np.arange(len(offsets)), sizes[split])
-        waiting[split], sizes[split] = [], 0
+    def texts() -> Iterator[str]:
+        for split, text in assigned:
+            if text:
+                waiting.append((split, _size(text)))
+                yield text
 
-    for split, text in assigned:
-        if not text:
-            continue
-        waiting[split].append(text)
-        sizes[split] += len(text.encode("utf-8", "surrogatepass"))  # lone ones become U+FFFD, as long in UTF-8
-        if sizes[split] >= batch_bytes:
-            flush(split)
-    for split in waiting:
-        flush(split)
+    # A mark inside a text is text.
+    for ids, offsets in tokenizer.encode_stream_to_numpy(texts(), disallowed_special=(), chunk_bytes=CHUNK_BYTES):
+        count = len(offsets) - 1
+        splits = np.array([split for split, _ in waiting[:count]])
+        sizes = np.array([size for _, size in waiting[:count]], np.int64)
+        del waiting[:count]
+        lengths = np.diff(offsets)
+        for split in ("train", "heldout"):
+            chosen = splits == split
+            if not chosen.any():
+                continue
+            some = ids if chosen.all() else ids[np.repeat(chosen, lengths)]
+            ends = np.cumsum(np.append(0, lengths[chosen]))
+            with_eot = np.insert(some, ends[:-1], eot)
+            take(split, with_eot, ends + np.arange(len(ends)), int(sizes[chosen].sum()))
+
+
+def _size(text: str) -> int:
+    """Bytes in UTF-8; a lone surrogate becomes U+FFFD, which is as long."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _eot(tokenizer: TokenizerLike) -> int:

@@ -50,7 +50,12 @@ OPERATIONS = (
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
 # The operations that have a file in kernels/.
-KERNELS = frozenset({"attention", "layer_norm", "sample_logits", "softmax"})
+KERNELS = frozenset(
+    {
+        "attention", "cross_entropy", "gelu", "layer_norm", "linear_cross_entropy", "relu2", "rope", "sample_logits",
+        "softmax", "swiglu",
+    }
+)  # fmt: skip
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 

@@ -96,7 +96,7 @@ class ShardWriter:
     def add(self, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
         self.entry["bytes"] += size
         while len(bounds) > 1:
-            room = self.shard_tokens - int(self.held.bounds[-1][-1])
+            room = max(0, self.shard_tokens - int(self.held.bounds[-1][-1]))  # one long document may be more
             fit = int(np.searchsorted(bounds, room, side="right")) - 1  # documents that still fit
             if fit == 0 and int(self.held.bounds[-1][-1]) == 0:
                 fit = 1  # longer than a shard: a shard of its own

@@ -6,7 +6,8 @@
 //! one tried there; a position from which there was no way on is noted and not tried again, so nothing is done twice.
 //! (The idea is that of GitHub's rust-gems, crate `bpe`.)
 
-use crate::merge::{Merges, Scratch};
+use crate::error::{Result, Watch};
+use crate::merge::{Merges, STEPS_PER_TICK, Scratch};
 use crate::pairs::{NEVER, Pairs};
 
 /// No token, no shorter one.
@@ -72,7 +73,7 @@ impl Backtrack {
             all.parts[id as usize] = (left, right);
             all.lengths[id as usize] = (left_len + right_len) as u32;
             ids.clear();
-            merges.apply_directly(&bytes[start..], &mut scratch, &mut ids);
+            merges.apply_directly(&bytes[start..], &mut scratch, &mut (), &mut ids).ok()?;
             if ids != [id] {
                 return None;
             }
@@ -147,12 +148,22 @@ impl Backtrack {
     }
 
     /// Appends the tokens of `piece` to `out`.
-    pub fn apply(&self, merges: &Merges, piece: &[u8], steps: &mut u64, out: &mut Vec<u32>) {
+    pub fn apply(
+        &self,
+        merges: &Merges,
+        piece: &[u8],
+        steps: &mut u64,
+        watch: &mut dyn Watch,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
         let first = out.len();
         let mut dead = vec![0u64; piece.len() / 64 + 1];
         let (mut at, mut token) = (0, self.longest(piece));
         loop {
             *steps += 1;
+            if steps.is_multiple_of(STEPS_PER_TICK) {
+                watch.tick("encode", at as u64, None)?;
+            }
             let end = at + self.lengths[token as usize] as usize;
             let fits = dead[end / 64] >> (end % 64) & 1 == 0
                 && (out.len() == first || self.apart(merges, out[out.len() - 1], token));
@@ -160,7 +171,7 @@ impl Backtrack {
                 out.push(token);
                 at = end;
                 if at == piece.len() {
-                    return;
+                    return Ok(());
                 }
                 token = self.longest(&piece[at..]);
             } else if self.shorter[token as usize] != NONE {
@@ -168,7 +179,7 @@ impl Backtrack {
             } else {
                 dead[at / 64] |= 1 << (at % 64);
                 // There is one: at the very beginning every byte fits.
-                let Some(last) = out.pop() else { return };
+                let Some(last) = out.pop() else { return Ok(()) };
                 at -= self.lengths[last as usize] as usize;
                 token = last;
             }

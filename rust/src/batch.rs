@@ -1,9 +1,10 @@
 //! One call's worth of encoding: which special tokens are allowed and forbidden, one text or many.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crate::cut;
@@ -21,19 +22,38 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// The chosen ones of `all`. A string that is no special token can be chosen too, to be forbidden.
-    pub fn of(self, all: &Specials) -> Result<Cow<'_, Specials>> {
+    /// The chosen ones of a tokenizer's. A string that is no special token can be chosen too, to be forbidden.
+    pub fn of(self, tokenizer: &Tokenizer) -> Result<Cow<'_, Specials>> {
         match self {
             Choice::None => Ok(Cow::Owned(Specials::default())),
-            Choice::All => Ok(Cow::Borrowed(all)),
-            Choice::These(tokens) => {
-                let with_id = |token: String| {
-                    let id = all.id(&token).unwrap_or(u32::MAX);
-                    (token, id)
-                };
-                Ok(Cow::Owned(Specials::new(tokens.into_iter().map(with_id).collect())?))
-            }
+            Choice::All => Ok(Cow::Borrowed(&tokenizer.specials)),
+            Choice::These(tokens) => Ok(Cow::Owned(tokenizer.chosen.of(tokens, &tokenizer.specials)?)),
         }
+    }
+}
+
+/// The choices of the last calls: most calls choose what the one before them chose, and to make a finder of special
+/// tokens takes longer than to encode a page.
+#[derive(Default)]
+pub struct Chosen(Mutex<VecDeque<(Vec<String>, Specials)>>);
+
+const CHOICES: usize = 8;
+
+impl Chosen {
+    fn of(&self, tokens: Vec<String>, all: &Specials) -> Result<Specials> {
+        // Nobody waits for the lock: in a forked process its owner may not be there.
+        if let Ok(known) = self.0.try_lock()
+            && let Some((_, specials)) = known.iter().find(|(known, _)| *known == tokens)
+        {
+            return Ok(specials.clone());
+        }
+        let with_id = |token: &String| (token.clone(), all.id(token).unwrap_or(u32::MAX));
+        let specials = Specials::new(tokens.iter().map(with_id).collect())?;
+        if let Ok(mut known) = self.0.try_lock() {
+            known.truncate(CHOICES - 1);
+            known.push_front((tokens, specials.clone()));
+        }
+        Ok(specials)
     }
 }
 
@@ -67,18 +87,17 @@ pub struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     pub allowed: Cow<'a, Specials>,
     pub forbidden: Cow<'a, Specials>,
-    /// No text gets more ids than this; what comes after them is not even read.
+    /// No text gets more ids than this; what comes after them is not encoded.
     pub most: usize,
     pub dropout: Option<Dropout>,
 }
 
 impl<'a> Encoder<'a> {
     pub fn new(tokenizer: &'a Tokenizer, allowed: Choice, forbidden: Choice) -> Result<Self> {
-        let all = &tokenizer.specials;
         Ok(Encoder {
             tokenizer,
-            allowed: allowed.of(all)?,
-            forbidden: forbidden.of(all)?,
+            allowed: allowed.of(tokenizer)?,
+            forbidden: forbidden.of(tokenizer)?,
             most: usize::MAX,
             dropout: None,
         })
@@ -112,18 +131,9 @@ impl<'a> Encoder<'a> {
         mut each: impl FnMut(&Encoded) -> Result<()>,
     ) -> Result<()> {
         let portions = self.portions(texts);
-        let total = Some(portions.len() as u64);
         let threads = threads.min(portions.len());
         if threads < 2 {
-            return self.tokenizer.with_worker(|worker| {
-                let mut encoded = Encoded::default();
-                for (index, portion) in portions.iter().enumerate() {
-                    self.portion(worker, texts, portion, &mut encoded, watch)?;
-                    each(&encoded)?;
-                    watch.tick("encode", index as u64 + 1, total)?;
-                }
-                Ok(())
-            });
+            return self.alone(texts, &portions, watch, each);
         }
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         // Nobody runs far ahead, so that memory stays small; what was used goes back and is used again.
@@ -143,9 +153,13 @@ impl<'a> Encoder<'a> {
             });
         };
         std::thread::scope(|scope| {
-            for _ in 0..threads {
+            // A machine may refuse more threads; then those do it that there are.
+            let started = (0..threads).take_while(|_| {
                 let (sender, work) = (sender.clone(), &work);
-                scope.spawn(move || work(sender));
+                Builder::new().spawn_scoped(scope, move || work(sender)).is_ok()
+            });
+            if started.count() == 0 {
+                return self.alone(texts, &portions, watch, each);
             }
             drop(sender);
             let outcome = in_order(portions.len(), &finished, watch, |encoded| {
@@ -158,6 +172,25 @@ impl<'a> Encoder<'a> {
             stop.store(true, Ordering::Relaxed);
             drop(finished);
             outcome
+        })
+    }
+
+    /// [`Encoder::many`] on this thread.
+    fn alone(
+        &self,
+        texts: &[&str],
+        portions: &[Portion],
+        watch: &mut dyn Watch,
+        mut each: impl FnMut(&Encoded) -> Result<()>,
+    ) -> Result<()> {
+        self.tokenizer.with_worker(|worker| {
+            let mut encoded = Encoded::default();
+            for (index, portion) in portions.iter().enumerate() {
+                self.portion(worker, texts, portion, &mut encoded, watch)?;
+                each(&encoded)?;
+                watch.tick("encode", index as u64 + 1, Some(portions.len() as u64))?;
+            }
+            Ok(())
         })
     }
 

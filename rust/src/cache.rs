@@ -4,7 +4,7 @@
 use std::hash::BuildHasher;
 
 use bytemuck::{Pod, Zeroable};
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 
 use crate::pages::Pages;
 use crate::piece::{self, Key};
@@ -146,57 +146,109 @@ impl Cache {
 }
 
 /// The ids of pieces that have no key, or more than four ids. Emptied when it is full.
+///
+/// A search goes to two places in memory, the table and what it points to. Both can be asked for beforehand.
 #[derive(Default)]
 pub struct LongCache {
-    bytes: Vec<u8>,
-    ids: Vec<u32>,
-    table: HashTable<Long>,
+    /// 32 bits of the hash, and one more than the place in `store`; 0 if free. A power of two, at most half of it taken.
+    slots: Vec<u64>,
+    used: usize,
+    /// Of each piece: how many ids, how many bytes, the ids, the bytes.
+    store: Vec<u32>,
     hasher: DefaultHashBuilder,
-}
-
-/// Where the bytes and the ids of a piece are.
-struct Long {
-    hash: u64,
-    bytes: (u32, u32),
-    ids: (u32, u32),
 }
 
 /// Longer pieces come rarely and cost much memory.
 const LONGEST_CACHED: usize = 512;
-const MOST_LONG_BYTES: usize = 1 << 23;
+const MOST_STORED: usize = 1 << 22;
+const FEWEST_SLOTS: usize = 1 << 10;
 
 impl LongCache {
-    pub fn find(&self, piece: &[u8]) -> Option<&[u32]> {
-        if piece.len() > LONGEST_CACHED {
+    /// What the other functions are told about a piece.
+    #[inline]
+    pub fn hash(&self, piece: &[u8]) -> u64 {
+        self.hasher.hash_one(piece)
+    }
+
+    #[inline(always)]
+    fn place(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & (self.slots.len() - 1)
+    }
+
+    /// Asks for the slot of a piece.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        if !self.slots.is_empty() {
+            piece::prefetch(&self.slots[self.place(hash)]);
+        }
+    }
+
+    /// Asks for what its slot points to.
+    #[inline(always)]
+    pub fn prefetch_ids(&self, hash: u64) {
+        if !self.slots.is_empty()
+            && let Some(stored) =
+                self.store.get((self.slots[self.place(hash)] as u32).wrapping_sub(1) as usize)
+        {
+            piece::prefetch(stored);
+        }
+    }
+
+    pub fn find(&self, piece: &[u8], hash: u64) -> Option<&[u32]> {
+        if self.slots.is_empty() {
             return None;
         }
-        let hash = self.hasher.hash_one(piece);
-        let known = self.table.find(hash, |long| self.is(long, piece, hash))?;
-        Some(&self.ids[known.ids.0 as usize..known.ids.1 as usize])
+        let mut place = self.place(hash);
+        loop {
+            let slot = self.slots[place];
+            if slot == 0 {
+                return None;
+            }
+            if slot >> 32 == hash >> 32 {
+                let [count, len, rest @ ..] = &self.store[slot as u32 as usize - 1..] else { return None };
+                let (ids, bytes) = rest.split_at(*count as usize);
+                let words = &bytes[..(*len as usize).div_ceil(4)];
+                if bytemuck::cast_slice::<u32, u8>(words).get(..*len as usize) == Some(piece) {
+                    return Some(ids);
+                }
+            }
+            place = (place + 1) & (self.slots.len() - 1);
+        }
     }
 
-    fn is(&self, long: &Long, piece: &[u8], hash: u64) -> bool {
-        long.hash == hash && &self.bytes[long.bytes.0 as usize..long.bytes.1 as usize] == piece
-    }
-
-    pub fn insert(&mut self, piece: &[u8], ids: &[u32]) {
-        if piece.len() > LONGEST_CACHED || self.find(piece).is_some() {
+    /// Adds a piece, unless it is there or very long.
+    pub fn insert(&mut self, piece: &[u8], hash: u64, ids: &[u32]) {
+        if piece.len() > LONGEST_CACHED || self.find(piece, hash).is_some() {
             return;
         }
-        if self.bytes.len() > MOST_LONG_BYTES {
-            self.bytes.clear();
-            self.ids.clear();
-            self.table.clear();
+        if self.store.len() > MOST_STORED {
+            self.store.clear();
+            self.slots.fill(0);
+            self.used = 0;
         }
-        let hash = self.hasher.hash_one(piece);
-        let long = Long {
-            hash,
-            bytes: (self.bytes.len() as u32, (self.bytes.len() + piece.len()) as u32),
-            ids: (self.ids.len() as u32, (self.ids.len() + ids.len()) as u32),
-        };
-        self.bytes.extend_from_slice(piece);
-        self.ids.extend_from_slice(ids);
-        self.table.insert_unique(hash, long, |long| long.hash);
+        if self.used * 2 >= self.slots.len() {
+            let larger = vec![0; (self.slots.len() * 2).max(FEWEST_SLOTS)];
+            for slot in std::mem::replace(&mut self.slots, larger).into_iter().filter(|&slot| slot != 0) {
+                self.put(slot);
+            }
+        }
+        self.put(hash >> 32 << 32 | (self.store.len() as u64 + 1));
+        self.used += 1;
+        self.store.extend([ids.len() as u32, piece.len() as u32]);
+        self.store.extend_from_slice(ids);
+        self.store.extend(piece.chunks(4).map(|bytes| {
+            let mut word = [0; 4];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u32::from_ne_bytes(word)
+        }));
+    }
+
+    fn put(&mut self, slot: u64) {
+        let mut place = self.place(slot);
+        while self.slots[place] != 0 {
+            place = (place + 1) & (self.slots.len() - 1);
+        }
+        self.slots[place] = slot;
     }
 }
 
@@ -225,5 +277,46 @@ mod tests {
         }
         assert!(forgot && cache.find(key(1_999_999), piece::hash(key(1_999_999))).is_some());
         assert!((0..5000).all(|number| cache.find(key(number), piece::hash(key(number))).is_some()));
+    }
+
+    #[test]
+    fn long_pieces_come_back() {
+        let mut cache = LongCache::default();
+        let piece = |number: usize| format!("{number:04}").repeat(1 + number % 50);
+        let ids = |number: usize| vec![number as u32; 1 + number % 7];
+        for number in 0..3000 {
+            let (piece, ids) = (piece(number), ids(number));
+            let hash = cache.hash(piece.as_bytes());
+            assert_eq!(cache.find(piece.as_bytes(), hash), None);
+            cache.prefetch(hash);
+            cache.prefetch_ids(hash);
+            cache.insert(piece.as_bytes(), hash, &ids);
+            cache.insert(piece.as_bytes(), hash, &[7]); // is there already
+        }
+        for number in 0..3000 {
+            let hash = cache.hash(piece(number).as_bytes());
+            assert_eq!(cache.find(piece(number).as_bytes(), hash), Some(&ids(number)[..]));
+            // Another piece of the same hash is not taken for it.
+            assert_eq!(cache.find(b"another piece", hash), None);
+        }
+        let huge = "x".repeat(LONGEST_CACHED + 1);
+        let hash = cache.hash(huge.as_bytes());
+        cache.insert(huge.as_bytes(), hash, &[1]);
+        assert_eq!(cache.find(huge.as_bytes(), hash), None);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "many pieces")]
+    fn a_full_long_cache_forgets_and_goes_on() {
+        let mut cache = LongCache::default();
+        let mut forgot = 0;
+        for number in 0..60_000u32 {
+            let piece = format!("{number:0400}");
+            let (hash, before) = (cache.hash(piece.as_bytes()), cache.used);
+            cache.insert(piece.as_bytes(), hash, &[number]);
+            forgot += usize::from(cache.used < before);
+            assert_eq!(cache.find(piece.as_bytes(), hash), Some(&[number][..]));
+        }
+        assert!(forgot > 0 && cache.store.len() < MOST_STORED + 200);
     }
 }

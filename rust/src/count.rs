@@ -3,6 +3,7 @@
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::Builder;
 use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
@@ -317,15 +318,24 @@ pub fn run_watched<S: Send>(
     mut tick: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let (sender, results) = mpsc::channel();
-    let mut running = states.len();
     let mut outcome = Ok(());
+    let states: Vec<Mutex<&mut S>> = states.iter_mut().map(Mutex::new).collect();
     std::thread::scope(|scope| {
-        for state in states {
+        let mut running = 0;
+        for state in &states {
             let (sender, work) = (sender.clone(), &work);
-            scope.spawn(move || {
+            let run = move || {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 // If the receiver is gone, a worker's panic is already on its way to the caller.
-                let _ = sender.send(work(state));
-            });
+                let _ = sender.send(work(&mut state));
+            };
+            // A machine may refuse more threads; then those do it that there are.
+            running += usize::from(Builder::new().spawn_scoped(scope, run).is_ok());
+        }
+        if running == 0
+            && let Some(state) = states.first()
+        {
+            outcome = work(&mut state.lock().unwrap_or_else(PoisonError::into_inner));
         }
         drop(sender);
         while running > 0 {

@@ -75,7 +75,7 @@ impl Tokenizer {
                 ids.clear();
                 for &(from, to) in spans {
                     let piece = &part.as_bytes()[from..to];
-                    self.merges.apply_long(piece, scratch, || chance.keep(), &mut ids);
+                    self.merges.apply_with(piece, scratch, || chance.keep(), watch, &mut ids)?;
                 }
                 watch.tick("encode", spans[0].0 as u64, Some(part.len() as u64))?;
                 each(&ids)

@@ -5,6 +5,9 @@
 //! does one thing to all pieces, without a jump that the processor could guess wrong, and asks for memory long before
 //! the next one needs it.
 
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
+
 use crate::cache::{COUNT_SHIFT, Cache, Few, LongCache, few};
 use crate::error::{Result, Watch};
 use crate::merge::{self, GROUP, Scratch};
@@ -40,13 +43,18 @@ struct Batch {
     ids: [Few; BATCH],
     /// Which of the pieces are not where the cache is looked into first.
     missing: [u16; BATCH + 1],
+    /// Which of these belong to the cache of long ones, and their hashes there.
+    longs: [u16; BATCH + 1],
+    long_hashes: [u64; BATCH],
     many: Vec<u32>,
     /// The ids of all pieces one after another.
-    block: [u32; 4 * BATCH + 4],
+    block: [u32; 4 * BATCH + SEVERAL],
 }
 
 /// Stands for the number of a piece's ids if [`Few`] cannot hold them.
 const MANY: u32 = 15;
+/// Up to so many ids of a piece are copied among those of the others.
+const SEVERAL: usize = 16;
 const ID: u32 = (1 << COUNT_SHIFT) - 1;
 
 impl Batch {
@@ -56,8 +64,10 @@ impl Batch {
             hashes: [0; BATCH],
             ids: [[0; 4]; BATCH],
             missing: [0; BATCH + 1],
+            longs: [0; BATCH + 1],
+            long_hashes: [0; BATCH],
             many: Vec::new(),
-            block: [0; 4 * BATCH + 4],
+            block: [0; 4 * BATCH + SEVERAL],
         })
     }
 
@@ -68,10 +78,22 @@ impl Batch {
         for ids in &self.ids[..pieces] {
             let count = ids[0] >> COUNT_SHIFT;
             if count == MANY {
-                each(&self.block[..used]);
-                each(&self.many[ids[1] as usize..][..ids[2] as usize]);
-                used = 0;
+                let (from, count) = (ids[1] as usize, ids[2] as usize);
+                if count > SEVERAL || used + SEVERAL > self.block.len() {
+                    each(&self.block[..used]);
+                    used = 0;
+                }
+                match self.many[from..].first_chunk::<SEVERAL>() {
+                    _ if count > SEVERAL => each(&self.many[from..from + count]),
+                    Some(chunk) => self.block[used..][..SEVERAL].copy_from_slice(chunk),
+                    None => self.block[used..][..count].copy_from_slice(&self.many[from..from + count]),
+                }
+                used += if count > SEVERAL { 0 } else { count };
                 continue;
+            }
+            if used + 4 > self.block.len() {
+                each(&self.block[..used]);
+                used = 0;
             }
             self.block[used..][..4].copy_from_slice(&[ids[0] & ID, ids[1], ids[2], ids[3]]);
             used += count as usize;
@@ -100,7 +122,10 @@ impl Tokenizer {
             batch: Batch::new(),
         });
         let result = work(&mut worker);
-        if let Ok(mut idle) = self.idle.try_lock() {
+        // What a crowd of threads needed once is not kept for ever.
+        if let Ok(mut idle) = self.idle.try_lock()
+            && idle.len() < *CORES.get_or_init(|| available_parallelism().map_or(1, usize::from))
+        {
             idle.push(worker);
         }
         result
@@ -192,7 +217,7 @@ impl Tokenizer {
         let mut finder = Finder { tokenizer: self, cache, long, scratch };
         let mut batches = 0u32;
         splitter.for_each_batch(text, self.rule == Rule::Ranks, |spans| {
-            finder.find(bytes, spans, batch);
+            finder.find(bytes, spans, batch, watch)?;
             each(batch, spans)?;
             batches += 1;
             if batches.is_multiple_of(BATCHES_PER_TICK) {
@@ -231,6 +256,8 @@ impl Tokenizer {
     }
 }
 
+static CORES: OnceLock<usize> = OnceLock::new();
+
 /// About every millisecond.
 const BATCHES_PER_TICK: u32 = 1024;
 
@@ -244,27 +271,43 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     /// Fills `batch` with the ids of the pieces at `spans`, of which there are at most [`BATCH`].
-    fn find(&mut self, text: &[u8], spans: &[Span], batch: &mut Batch) {
+    fn find(&mut self, text: &[u8], spans: &[Span], batch: &mut Batch, watch: &mut dyn Watch) -> Result<()> {
         let lines = self.cache.lines();
         for ((span, key), hash) in spans.iter().zip(&mut batch.keys).zip(&mut batch.hashes) {
             *key = piece::key(text, *span);
             *hash = piece::hash(*key);
             piece::prefetch(&lines[piece::place(*hash, lines.len())]);
         }
-        let mut count = 0;
+        let (mut count, mut longs) = (0, 0);
         let pieces = batch.keys.iter().zip(&batch.hashes).zip(&mut batch.ids);
         for (index, ((&key, &hash), ids)) in pieces.enumerate().take(spans.len()) {
             let slot = lines[piece::place(hash, lines.len())].slot(key);
             *ids = slot.ids;
+            let longer = slot.ids[0] == LONGER[0];
             batch.missing[count] = index as u16;
-            count += usize::from((slot.key != key) | (slot.ids[0] == LONGER[0]));
+            count += usize::from((slot.key != key) | longer);
+            batch.longs[longs] = index as u16;
+            longs += usize::from((key == piece::LONG) | ((slot.key == key) & longer));
         }
         batch.many.clear();
+        // Of the long ones, first the slots are asked for, then what these point to.
+        for (&index, hash) in batch.longs[..longs].iter().zip(&mut batch.long_hashes) {
+            let (start, end) = spans[usize::from(index)];
+            *hash = self.long.hash(&text[start..end]);
+            self.long.prefetch(*hash);
+        }
+        for &hash in &batch.long_hashes[..longs] {
+            self.long.prefetch_ids(hash);
+        }
+        let mut long = 0;
         let (mut new, mut news) = ([0; GROUP], 0);
         for place in 0..count {
             let index = usize::from(batch.missing[place]);
             let (start, end) = spans[index];
-            if !self.recall(&text[start..end], index, batch) {
+            let is_long = long < longs && usize::from(batch.longs[long]) == index;
+            let hash = is_long.then(|| batch.long_hashes[long]);
+            long += usize::from(is_long);
+            if !self.recall(&text[start..end], index, hash, batch, watch)? {
                 new[news] = index;
                 news += 1;
             }
@@ -274,42 +317,58 @@ impl Finder<'_> {
             }
         }
         self.merge(text, spans, &new[..news], batch);
+        Ok(())
     }
 
     /// The ids of a piece that is not at its first place in the cache, if they are known otherwise. Those of a very long
-    /// one are found here, too.
-    fn recall(&mut self, piece: &[u8], index: usize, batch: &mut Batch) -> bool {
-        let (key, hash) = (batch.keys[index], batch.hashes[index]);
-        let Finder { tokenizer, cache, long, scratch } = self;
-        if key != piece::LONG
-            && let Some(ids) = cache.find(key, hash)
-            && ids != LONGER
+    /// one are found here, too. `long`: its hash, if it belongs to the cache of long ones for sure.
+    fn recall(
+        &mut self,
+        piece: &[u8],
+        index: usize,
+        long: Option<u64>,
+        batch: &mut Batch,
+        watch: &mut dyn Watch,
+    ) -> Result<bool> {
+        let key = batch.keys[index];
+        let Finder { tokenizer, cache, long: longs, scratch } = self;
+        let mut hash = long;
+        if hash.is_none() {
+            match cache.find(key, batch.hashes[index]) {
+                Some(LONGER) => hash = Some(longs.hash(piece)),
+                Some(ids) => {
+                    batch.ids[index] = ids;
+                    return Ok(true);
+                }
+                None => {}
+            }
+        }
+        if let Some(hash) = hash
+            && let Some(ids) = longs.find(piece, hash)
         {
-            batch.ids[index] = ids;
-            return true;
+            batch.set_many(index, ids);
+            return Ok(true);
         }
         if key == piece::LONG || !cache.seeded {
             let whole = if tokenizer.whole_first() { tokenizer.vocab.id(piece) } else { None };
             if let Some(id) = whole {
                 batch.ids[index] = few(&[id]);
-                if key != piece::LONG {
-                    tokenizer.remember(cache, key, hash, few(&[id]));
+                if key == piece::LONG {
+                    longs.insert(piece, longs.hash(piece), &[id]);
+                } else {
+                    tokenizer.remember(cache, key, batch.hashes[index], few(&[id]));
                 }
-                return true;
+                return Ok(true);
             }
         }
-        if let Some(ids) = long.find(piece) {
-            batch.set_many(index, ids);
-            return true;
-        }
         if piece.len() <= merge::SHORT {
-            return false;
+            return Ok(false);
         }
         let start = batch.many.len();
-        tokenizer.merges.apply(piece, scratch, &mut batch.many);
+        tokenizer.merges.apply(piece, scratch, watch, &mut batch.many)?;
         batch.ids[index] = many(start, batch.many.len());
-        long.insert(piece, &batch.many[start..]);
-        true
+        longs.insert(piece, longs.hash(piece), &batch.many[start..]);
+        Ok(true)
     }
 
     /// Merges pieces that were never met, up to [`GROUP`] together.
@@ -324,7 +383,7 @@ impl Finder<'_> {
             let key = batch.keys[index];
             if key == piece::LONG || ids.len() > 4 {
                 batch.set_many(index, ids);
-                long.insert(piece, ids);
+                long.insert(piece, long.hash(piece), ids);
             } else {
                 batch.ids[index] = few(ids);
             }

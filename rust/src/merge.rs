@@ -1,28 +1,41 @@
 //! Joining the bytes of one piece into tokens: always the pair of the lowest rank, the leftmost of equals.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::sync::OnceLock;
+mod first;
+mod heap;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use crate::backtrack::Backtrack;
+use crate::error::{Result, Watch};
 use crate::pairs::{NEVER, Pairs};
+use first::FirstJoins;
+use heap::Heap;
 
-/// Pieces of up to so many bytes are merged by looking at all pairs again after each merge.
+/// Pieces of up to so many bytes or symbols are merged by looking at all pairs again after each merge.
 pub const SHORT: usize = 62;
 /// From so many bytes on it pays to follow the tokens from left to right, where that is possible.
 const LINEAR: usize = 1 << 10;
+/// Making ready for that takes, for each pair, as long as to merge about so many bytes in the other way.
+const WORTH: usize = 5;
+
+/// A few milliseconds' worth.
+pub const STEPS_PER_TICK: u64 = 1 << 15;
 
 /// Which neighbours join. The rank of a pair says how early, and what they become.
 pub struct Merges {
     /// The token of each byte.
     byte_ids: [u32; 256],
-    /// What each two bytes become. Every piece begins with these, so they have a table without a search.
-    of_bytes: Vec<u32>,
+    first: FirstJoins,
     of_tokens: Pairs,
     /// The token that each rank makes; empty where ranks are ids.
     made: Vec<u32>,
     /// Another way to the same tokens, made when the first long piece comes, if this vocabulary allows it.
     backtrack: OnceLock<Option<Backtrack>>,
+    making: Mutex<()>,
+    /// How many bytes of long pieces there were until then, and at how many it is made.
+    long_bytes: AtomicUsize,
+    worth: usize,
 }
 
 /// Working memory for [`Merges::apply`], kept from one piece to the next.
@@ -32,6 +45,7 @@ pub struct Scratch {
     group: [Symbols; GROUP],
     /// For long pieces.
     heap: Heap,
+    symbols: Vec<u32>,
     /// What was done so far: pairs looked at, positions visited. Linear time is asserted with it.
     pub steps: u64,
 }
@@ -63,19 +77,36 @@ impl Default for Symbols {
 }
 
 impl Symbols {
+    /// Begins with the symbols that [`FirstJoins::for_each`] makes of a piece, of which there are at most [`SHORT`]. Their
+    /// ranks are looked up by [`Symbols::look_up_all`].
     #[inline(always)]
     fn start(&mut self, merges: &Merges, piece: &[u8]) {
-        let n = piece.len();
+        let mut n = 0;
+        merges.first.for_each(piece, &merges.byte_ids, |id| {
+            n += 1;
+            self.ids[n] = id;
+        });
+        self.begin(merges, n);
+    }
+
+    /// Begins with the `n` symbols from position 1 on.
+    #[inline(always)]
+    fn begin(&mut self, merges: &Merges, n: usize) {
         self.lanes = (n + 16) & !15;
-        self.ranks[..self.lanes].fill(NEVER);
-        for (rank, pair) in self.ranks[1..].iter_mut().zip(piece.windows(2)) {
-            *rank = merges.rank_of_bytes(pair[0], pair[1]);
-        }
-        for (id, &byte) in self.ids[1..].iter_mut().zip(piece) {
-            *id = merges.byte_ids[usize::from(byte)];
-        }
         (self.ids[0], self.ids[n + 1]) = (merges.of_tokens.no_token(), merges.of_tokens.no_token());
         self.alive = u64::MAX >> (62 - n);
+        for pair in self.ids[1..=n].windows(2) {
+            merges.of_tokens.prefetch(pair[0], pair[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn look_up_all(&mut self, merges: &Merges) {
+        self.ranks[..self.lanes].fill(NEVER);
+        let n = 62 - self.alive.leading_zeros() as usize;
+        for (rank, pair) in self.ranks[1..].iter_mut().zip(self.ids[1..=n].windows(2)) {
+            *rank = merges.rank(pair[0], pair[1]);
+        }
     }
 
     /// Joins the best pair. Its new neighbours are looked up by [`Symbols::look_up`]. False if no pair is left.
@@ -120,38 +151,28 @@ impl Symbols {
     }
 }
 
-/// A queue of ranks and positions, whose entries may be out of date, and a doubly linked list of symbols.
-#[derive(Default)]
-struct Heap {
-    ids: Vec<u32>,
-    next: Vec<u32>,
-    previous: Vec<u32>,
-    queue: BinaryHeap<Reverse<u64>>,
-    waiting: Vec<Reverse<u64>>,
-}
-
-/// No position: the end of the list, and the id of a symbol that was joined to its left neighbour.
-const NONE: u32 = u32::MAX;
-
 impl Merges {
     /// `numbers`: more than all ids and ranks; `pairs`: about how many there will be. `made`: the token that each rank
     /// makes, or empty if ranks are ids.
     pub fn new(byte_ids: [u32; 256], numbers: usize, pairs: usize, made: Vec<u32>) -> Self {
         Merges {
             byte_ids,
-            of_bytes: vec![NEVER; 1 << 16],
+            first: FirstJoins::new(),
             of_tokens: Pairs::new(numbers, pairs),
             made,
             backtrack: OnceLock::new(),
+            making: Mutex::new(()),
+            long_bytes: AtomicUsize::new(0),
+            worth: WORTH * pairs,
         }
     }
 
-    /// Adds a pair of tokens that together are `joined`. A pair that is given twice has its last rank.
-    pub fn insert(&mut self, left: u32, right: u32, rank: u32, joined: &[u8]) {
+    /// Adds a pair of tokens: the first `cut` bytes of `joined`, and the others. A pair that is given twice has its last
+    /// rank.
+    pub fn insert(&mut self, left: u32, right: u32, rank: u32, joined: &[u8], cut: usize) {
         self.of_tokens.insert(left, right, rank);
-        if let [left, right] = joined {
-            self.of_bytes[usize::from(*left) << 8 | usize::from(*right)] = rank;
-        }
+        let id = self.id(rank);
+        self.first.insert(joined, cut, rank, id);
     }
 
     /// The rank of a pair, or [`NEVER`].
@@ -165,11 +186,6 @@ impl Merges {
         if self.made.is_empty() { rank } else { self.made[rank as usize] }
     }
 
-    #[inline]
-    fn rank_of_bytes(&self, left: u8, right: u8) -> u32 {
-        self.of_bytes[usize::from(left) << 8 | usize::from(right)]
-    }
-
     pub fn byte_ids(&self) -> &[u32; 256] {
         &self.byte_ids
     }
@@ -180,22 +196,85 @@ impl Merges {
     }
 
     /// Appends the tokens of `piece` to `out`.
-    pub fn apply(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    pub fn apply(
+        &self,
+        piece: &[u8],
+        scratch: &mut Scratch,
+        watch: &mut dyn Watch,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
         if piece.len() >= LINEAR
-            && let Some(backtrack) = self.backtrack.get_or_init(|| Backtrack::new(self))
+            && let Some(backtrack) = self.backtrack(piece.len())
         {
-            return backtrack.apply(self, piece, &mut scratch.steps, out);
+            return backtrack.apply(self, piece, &mut scratch.steps, watch, out);
         }
-        self.apply_directly(piece, scratch, out);
+        self.apply_directly(piece, scratch, watch, out)
+    }
+
+    /// The way from left to right, if it exists and was made, or if enough long pieces came to be worth its making.
+    ///
+    /// Nobody waits while another thread makes it, who may not be there in a forked process.
+    fn backtrack(&self, len: usize) -> Option<&Backtrack> {
+        if let Some(known) = self.backtrack.get() {
+            return known.as_ref();
+        }
+        if self.long_bytes.fetch_add(len, Ordering::Relaxed) + len < self.worth {
+            return None;
+        }
+        let _made_by_one = self.making.try_lock().ok()?;
+        if self.backtrack.get().is_none() {
+            let _ = self.backtrack.set(Backtrack::new(self));
+        }
+        self.backtrack.get()?.as_ref()
     }
 
     /// The same by the definition: merge after merge.
-    pub fn apply_directly(&self, piece: &[u8], scratch: &mut Scratch, out: &mut Vec<u32>) {
+    pub fn apply_directly(
+        &self,
+        piece: &[u8],
+        scratch: &mut Scratch,
+        watch: &mut dyn Watch,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
         if piece.len() <= SHORT {
             self.apply_group(&[piece], scratch, |_, ids| out.extend_from_slice(ids));
         } else {
-            self.apply_long(piece, scratch, || true, out);
+            let mut symbols = std::mem::take(&mut scratch.symbols);
+            symbols.clear();
+            self.first.for_each(piece, &self.byte_ids, |id| symbols.push(id));
+            if symbols.len() <= SHORT {
+                let few = &mut scratch.group[0];
+                few.ids[1..=symbols.len()].copy_from_slice(&symbols);
+                few.begin(self, symbols.len());
+                few.look_up_all(self);
+                while few.join(self) {
+                    few.look_up(self);
+                    scratch.steps += few.lanes as u64;
+                }
+                out.extend_from_slice(few.finish());
+            } else {
+                scratch.heap.apply(self, &symbols, || true, &mut scratch.steps, watch, out)?;
+            }
+            scratch.symbols = symbols;
         }
+        Ok(())
+    }
+
+    /// Merge after merge, from the bytes on. Before a pair is joined, `keep` is asked: see [`Heap::apply`].
+    pub fn apply_with(
+        &self,
+        piece: &[u8],
+        scratch: &mut Scratch,
+        keep: impl FnMut() -> bool,
+        watch: &mut dyn Watch,
+        out: &mut Vec<u32>,
+    ) -> Result<()> {
+        let mut symbols = std::mem::take(&mut scratch.symbols);
+        symbols.clear();
+        symbols.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
+        scratch.heap.apply(self, &symbols, keep, &mut scratch.steps, watch, out)?;
+        scratch.symbols = symbols;
+        Ok(())
     }
 
     /// Calls `each` with the number of a piece and its tokens, for up to [`GROUP`] pieces of at most [`SHORT`] bytes, in
@@ -205,7 +284,11 @@ impl Merges {
         let mut busy = [0; GROUP];
         for (index, (symbols, piece)) in scratch.group.iter_mut().zip(pieces).enumerate() {
             symbols.start(self, piece);
+            scratch.steps += piece.len() as u64;
             busy[index] = index;
+        }
+        for symbols in &mut scratch.group[..pieces.len()] {
+            symbols.look_up_all(self);
         }
         let mut count = pieces.len();
         while count > 0 {
@@ -224,81 +307,6 @@ impl Merges {
             for &index in &busy[..count] {
                 scratch.group[index].look_up(self);
             }
-        }
-    }
-
-    /// n log n. Before a pair is joined, `keep` is asked; if it says no, the pair has to wait until another was joined.
-    pub fn apply_long(
-        &self,
-        piece: &[u8],
-        scratch: &mut Scratch,
-        mut keep: impl FnMut() -> bool,
-        out: &mut Vec<u32>,
-    ) {
-        if piece.is_empty() {
-            return;
-        }
-        let n = piece.len() as u32;
-        let Heap { ids, next, previous, queue, waiting } = &mut scratch.heap;
-        waiting.clear();
-        ids.clear();
-        ids.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
-        next.clear();
-        next.extend((1..n).chain([NONE]));
-        previous.clear();
-        previous.extend([NONE].into_iter().chain(0..n - 1));
-        let entry = |rank: u32, at: u32| Reverse(u64::from(rank) << 32 | u64::from(at));
-        let mut entries = std::mem::take(queue).into_vec();
-        entries.clear();
-        for (at, pair) in piece.windows(2).enumerate() {
-            let rank = self.rank_of_bytes(pair[0], pair[1]);
-            if rank != NEVER {
-                entries.push(entry(rank, at as u32));
-            }
-        }
-        *queue = BinaryHeap::from(entries);
-        scratch.steps += u64::from(n);
-        while let Some(Reverse(found)) = queue.pop() {
-            scratch.steps += 1;
-            let (rank, at) = ((found >> 32) as u32, found as u32);
-            let left = ids[at as usize];
-            let after = next[at as usize];
-            if left == NONE || after == NONE {
-                continue;
-            }
-            // Is this still the pair that the entry was made for?
-            if self.rank(left, ids[after as usize]) != rank {
-                continue;
-            }
-            if !keep() {
-                waiting.push(Reverse(found));
-                continue;
-            }
-            queue.extend(waiting.drain(..));
-            let id = self.id(rank);
-            ids[at as usize] = id;
-            ids[after as usize] = NONE;
-            let right = next[after as usize];
-            next[at as usize] = right;
-            if right != NONE {
-                previous[right as usize] = at;
-                let rank = self.rank(id, ids[right as usize]);
-                if rank != NEVER {
-                    queue.push(entry(rank, at));
-                }
-            }
-            let before = previous[at as usize];
-            if before != NONE {
-                let rank = self.rank(ids[before as usize], id);
-                if rank != NEVER {
-                    queue.push(entry(rank, before));
-                }
-            }
-        }
-        out.extend(ids.iter().filter(|&&id| id != NONE));
-        // One huge piece must not hold its memory for ever.
-        if piece.len() > 1 << 20 {
-            scratch.heap = Heap::default();
         }
     }
 }
@@ -341,7 +349,7 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            merges.insert(left, right, rank as u32, joined);
+            merges.insert(left, right, rank as u32, joined, [1, 1, 2, 2][left as usize]);
         }
         merges
     }
@@ -363,7 +371,7 @@ mod tests {
             let group: Vec<&[u8]> = group.iter().map(Vec::as_slice).collect();
             let mut long: Vec<Vec<u32>> = vec![Vec::new(); group.len()];
             for (piece, ids) in group.iter().zip(&mut long).filter(|(piece, _)| !piece.is_empty()) {
-                merges.apply_long(piece, &mut scratch, || true, ids);
+                merges.apply_with(piece, &mut scratch, || true, &mut (), ids).unwrap();
             }
             merges.apply_group(&group, &mut scratch, |index, ids| assert_eq!(long[index], ids, "{group:?}"));
         }

@@ -310,7 +310,7 @@ impl Bpe {
     #[pyo3(signature = (allowed, forbidden))]
     fn stream(&self, py: Python<'_>, allowed: Option<Wanted>, forbidden: Option<Wanted>) -> PyResult<Stream> {
         let make = |wanted| {
-            let chosen = choice(wanted).of(&self.inner.specials).map_err(|error| raise(py, error))?;
+            let chosen = choice(wanted).of(&self.inner).map_err(|error| raise(py, error))?;
             PyResult::Ok(chosen.into_owned())
         };
         let (allowed, forbidden) = (make(allowed)?, make(forbidden)?);

@@ -1,7 +1,9 @@
 //! A finished tokenizer: a vocabulary, a rule for joining, a pattern and special tokens.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 
+use crate::batch::Chosen;
 use crate::encode::Worker;
 use crate::error::{Error, Result};
 use crate::merge::{self, GROUP, Merges, Scratch};
@@ -30,6 +32,7 @@ pub struct Tokenizer {
     pub(crate) merges: Merges,
     /// Working memory that no call is using at the moment.
     pub(crate) idle: Mutex<Vec<Worker>>,
+    pub(crate) chosen: Chosen,
 }
 
 impl Tokenizer {
@@ -71,8 +74,9 @@ impl Tokenizer {
                 .or_else(|| last_splits(&vocab, byte_ids))
                 .unwrap_or_else(|| all_splits(&vocab, byte_ids)),
         };
-        for (index, (token, id)) in specials.iter().enumerate() {
-            if specials[..index].iter().any(|(other, _)| other == token) {
+        let mut seen = HashSet::new();
+        for (token, id) in &specials {
+            if !seen.insert(token) {
                 return Err(Error::tokenizer(format!("the special token {token:?} is given twice")));
             }
             vocab.add_special(*id, token.as_bytes())?;
@@ -82,6 +86,7 @@ impl Tokenizer {
             splitter: pattern.splitter()?,
             specials: Specials::new(specials)?,
             idle: Mutex::default(),
+            chosen: Chosen::default(),
             vocab,
             rule,
             pattern,
@@ -128,7 +133,7 @@ fn known_splits(vocab: &Vocab, byte_ids: [u32; 256], known: &[Split]) -> Option<
         if id != known || token.strip_prefix(front) != Some(back) {
             return None;
         }
-        merges.insert(left, right, id, token);
+        merges.insert(left, right, id, token, front.len());
     }
     Some(merges)
 }
@@ -154,7 +159,8 @@ fn listed(vocab: &Vocab, pairs: &[(u32, u32)], byte_ids: [u32; 256]) -> Result<M
     let numbers = vocab.len().max(pairs.len()) + 1;
     let mut merges = Merges::new(byte_ids, numbers, pairs.len(), if by_id { Vec::new() } else { made });
     for ((index, &(left, right)), id) in (0u32..).zip(pairs).zip(ranks) {
-        merges.insert(left, right, if by_id { id } else { index }, vocab.get(id).unwrap_or_default());
+        let cut = vocab.get(left).map_or(0, <[u8]>::len);
+        merges.insert(left, right, if by_id { id } else { index }, vocab.get(id).unwrap_or_default(), cut);
     }
     Ok(merges)
 }
@@ -180,10 +186,10 @@ fn last_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Option<Merges> {
         for (&(id, token), split) in group.iter().zip(split) {
             let (left, right) = split.or_else(|| {
                 parts.clear();
-                merges.apply_directly(token, &mut scratch, &mut parts);
+                merges.apply_directly(token, &mut scratch, &mut (), &mut parts).ok()?;
                 if let [left, right] = parts[..] { Some((left, right)) } else { None }
             })?;
-            merges.insert(left, right, id, token);
+            merges.insert(left, right, id, token, vocab.get(left)?.len());
         }
     }
     Some(merges)
@@ -193,7 +199,7 @@ fn all_splits(vocab: &Vocab, byte_ids: [u32; 256]) -> Merges {
     let mut merges = Merges::new(byte_ids, vocab.len() + 1, vocab.len() * 2, Vec::new());
     for (id, token) in vocab.iter() {
         for (left, right) in splits(vocab, token) {
-            merges.insert(left, right, id, token);
+            merges.insert(left, right, id, token, vocab.get(left).map_or(0, <[u8]>::len));
         }
     }
     merges

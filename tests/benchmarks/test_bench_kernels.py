@@ -52,6 +52,19 @@ def test_least_work(operation: str, form: str, shape: tuple[int, ...], forward: 
         assert case(operation, form, shape, "bf16").work("forward")[0] == forward[0] / 2
 
 
+@pytest.mark.parametrize(
+    ("operation", "shape", "work"),
+    [
+        ("cross_entropy", (2, 3), (48, 0)),  # 6 logits and as many slopes
+        # 2·5 + 3·5 numbers and as many slopes; 3 products of 2·3·5 products and sums
+        ("linear_cross_entropy", (2, 3, 5), (200, 180)),
+    ],
+)
+def test_least_work_of_both_ways_at_once(operation: str, shape: tuple[int, ...], work: tuple[int, int]) -> None:
+    assert OPERATIONS[operation].directions == ("both",)
+    assert case(operation, "", shape).work("both") == work
+
+
 @pytest.mark.parametrize(("T_q", "T_k"), [(1, 1), (1, 7), (4, 4), (3, 11)])
 def test_pairs_are_those_of_the_mask(T_q: int, T_k: int) -> None:
     assert softmax.pairs_seen(T_q, T_k) == torch.ones(T_q, T_k).tril(T_k - T_q).sum()
@@ -178,6 +191,40 @@ def test_measuring(c: Case) -> None:
         assert list(r["ms"]) == ["reference", "torch"]
         assert r["error"]["torch"] < 1e-6
         assert not r["notes"]
+
+
+LOSSES = [
+    case("cross_entropy", "", (7, 33)),
+    case("cross_entropy", "in place", (7, 33)),
+    case("linear_cross_entropy", "", (7, 33, 5)),
+]
+
+
+@pytest.mark.parametrize("c", LOSSES, ids=str)
+def test_measuring_both_ways_at_once(c: Case) -> None:
+    (both,) = measured(c, "reference", "torch", "fused")
+    assert both["direction"] == "both"
+    assert list(both["ms"]) == ["reference", "torch", "fused"]
+    assert max(both["error"].values()) < 1e-6
+    assert not both["notes"]
+
+
+@pytest.mark.parametrize("fault", ["result", "gradient"])
+@pytest.mark.parametrize("c", LOSSES, ids=str)
+def test_a_wrong_loss_is_noticed(c: Case, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = operations.implementation("torch", c.operation.name)
+
+    def wrong(*tensors: torch.Tensor, **options: Any) -> torch.Tensor:
+        y = right(*tensors, **options)
+        if fault == "result":
+            return y * 1.03
+        y.register_hook(lambda grad: grad * 1.125)
+        return y
+
+    names = {"reference": operations.implementation("reference", c.operation.name), "torch": wrong}
+    monkeypatch.setattr(kernels, "implementation", lambda name, operation: names[name])
+    (both,) = measured(c, "reference", "torch")
+    assert "not timed" in both["notes"]["torch"]
 
 
 @pytest.mark.parametrize("fault", ["result", "gradient", "hidden", "crash"])

@@ -40,6 +40,7 @@ def made(tmp_path_factory) -> Path:
     shape = ["--model.n-layer", 1, "--model.d-model", 16, "--model.n-head", 2, "--model.context-length", 64]
     options = ["--steps", 4, "--batch-size", 2, "--eval-every", 0, *shape]
     assert run("train", "--data", folder / "shards", "--out", folder / "run", *options) == 0
+    (folder / "folder.json").mkdir()
     return folder
 
 
@@ -132,6 +133,36 @@ def test_a_tokenizer_is_trained_on_the_documents_that_prepare_encodes(made: Path
     assert hb.Tokenizer.load(made / "tok") == hb.Tokenizer.train(documents(made / "fables.txt"), vocab_size=400)
 
 
+MARKED = "one\n\none\n\n<|endoftext|>\n\ntwo <|endoftext|>\n<|endoftext|>\n\n\none\ntwo\n<|endoftext|>\n\n\nthree\n"
+
+
+@pytest.mark.parametrize("special", [None, ["<|x|>"], ["<|x|>", "<|endoftext|>"], []])
+def test_the_command_and_python_train_on_the_same_documents(special, tmp_path: Path) -> None:
+    """The line breaks around a mark are no text, if the mark is one of the special tokens."""
+    (tmp_path / "f.txt").write_text(MARKED * 30)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "g.txt.gz").write_bytes(gzip.compress(MARKED.encode() * 9))
+    for source in (tmp_path / "f.txt", [tmp_path / "f.txt", tmp_path / "more"]):
+        given = source if isinstance(source, list) else [source]
+        options: list[object] = [] if special is None else ["--special-tokens", *special]
+        options += ["--pattern", "gpt2"]
+        size = ["--vocab-size", 280]
+        assert run("tokenizer", "train", *given, *options, *size, "--out", tmp_path / "command") == 0
+        assert run("tokenizer", "count", *given, *options, "--out", tmp_path / "c") == 0
+        assert run("tokenizer", "train", "--counts", tmp_path / "c", *size, "--out", tmp_path / "counted") == 0
+        there = {} if special is None else {"special_tokens": special}
+        hb.Tokenizer.train(source, vocab_size=280, pattern="gpt2", **there).save(tmp_path / "python")
+        counts = hb.tokenizer.Counts.of(source, "gpt2", **there)
+        assert counts == hb.tokenizer.Counts.load(tmp_path / "c")
+        made = {(tmp_path / name / "tokenizer.json").read_bytes() for name in ("command", "counted", "python")}
+        assert len(made) == 1
+        merges = hb.Tokenizer.load(tmp_path / "python").merges
+        assert ((b"\n", b"\n") in merges[:25]) == (special is not None and "<|endoftext|>" not in special)
+        if special is None or "<|endoftext|>" in special:
+            texts = list(hb.corpora.documents(source))
+            assert counts == hb.tokenizer.Counts.of(texts, "gpt2", **there)
+
+
 def test_parts_counted_apart_make_the_same_tokenizer(tmp_path: Path, capsys) -> None:
     lines = [json.dumps({"body": f"{word} and the {word}s of <|x|> the {word}"}) for word in ("fox", "cat", "wolf")]
     for name, line in zip("abc", lines, strict=True):
@@ -219,6 +250,22 @@ def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
         (["tokenizer", "count", "{latin}", "--out", "c"], 1, "latin.txt: not UTF-8: byte 0xe9 at offset 3"),
         (["tokenizer", "count", "{latin}", "--out", "{made}"], 1, "is a folder"),
         (["tokenizer", "count", "{latin}", "--out", "{latin}/c"], 1, "is a file, not a folder"),
+        (
+            ["tokenizer", "train", "missing.txt", "--out", "{empty}"],
+            1,
+            "empty.txt is a file; give the name of a folder",
+        ),
+        (["tokenizer", "train", "missing.txt", "--out", "{empty}/t"], 1, "is a file, not a folder"),
+        (
+            ["tokenizer", "train", "missing.txt", "--out", "{made}/folder.json"],
+            1,
+            "is a folder; give the name of a file",
+        ),
+        (["tokenizer", "compare", "nowhere", "--out", "{empty}"], 1, "is a file; give the name of a folder"),
+        (["corpus", "write", "fabels", "--out", "{made}"], 1, "is a folder; give the name of a file"),
+        (["corpus", "write", "fabels", "--out", "{empty}/f.txt"], 1, "is a file, not a folder"),
+        (["prepare", "missing.txt", "--tokenizer", "x", "--out", "{empty}"], 1, "is a file; give the name of a folder"),
+        (["prepare", "missing.txt", "--tokenizer", "x", "--out", "{empty}/s"], 1, "is a file, not a folder"),
         (["tokenizer", "count", "--out", "c"], 1, "which text?"),
         (["tokenizer", "train", "{latin}", "--counts", "c", "--out", "t"], 1, "not both"),
         (["tokenizer", "train", "--counts", "c", "--out", "t"], 1, "c: No such file"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import string
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -35,6 +37,51 @@ def test_shards_hold_what_memory_holds(tok: hb.Tokenizer, tmp_path: Path) -> Non
     assert disk.train.documents + disk.heldout.documents == len(TEXTS)
     assert disk.heldout.documents > 2
     assert disk.tokenizer == tok
+
+
+@pytest.mark.parametrize("chunk", [1, 300, 8 << 20])
+@pytest.mark.parametrize("heldout", [0.3, 0.0, ["kept back", "", "too \udc00"]])
+def test_shards_do_not_depend_on_how_much_is_encoded_at_a_time(
+    tmp_path: Path, monkeypatch, chunk: int, heldout
+) -> None:
+    """What is in them is what each document is alone, and no document is lost where shards and chunks end."""
+    texts = [*TEXTS, "", "long " * 400, "größer 中文", "half \ud83d", "<|endoftext|>", *TEXTS[:9]]
+    monkeypatch.setattr(hb.data, "CHUNK_BYTES", chunk)
+    seen: list[tuple[int, int]] = []
+    for name, kind in {"bpe": hb.Tokenizer.train, "char": hb.CharTokenizer.train}.items():
+        options = {"vocab_size": 300} if name == "bpe" else {}
+        known = [*texts, "kept back \ufffd" + string.printable]
+        tokenizer = kind(known, special_tokens=["<|endoftext|>"], **options)
+        data = prepare(
+            texts, tokenizer, tmp_path / name, heldout=heldout, shard_tokens=150, progress=lambda *now: seen.append(now)
+        )
+        if isinstance(heldout, list):
+            parts = {"train": texts, "heldout": heldout}
+        else:
+            crcs = [(zlib.crc32(t.encode("utf-8", "surrogatepass")), t) for t in texts]
+            parts = {"heldout": [t for crc, t in crcs if crc < heldout * 2**32]}
+            parts["train"] = [t for crc, t in crcs if crc >= heldout * 2**32]
+        for split, documents in parts.items():
+            found, documents = getattr(data, split), [t for t in documents if t]
+            expected = [[tokenizer.eot_id, *tokenizer.encode_ordinary(t)] for t in documents]
+            assert found.read(0, len(found)).tolist() == [id for ids in expected for id in ids]
+            assert np.diff(found.starts).tolist() == [len(ids) for ids in expected]
+            assert found.bytes == sum(len(t.encode("utf-8", "surrogatepass")) for t in documents)
+            lengths = [len(part) for part in found.parts]
+            assert all(length <= 150 or length in map(len, expected) for length in lengths)
+        assert seen[-1] == (data.train.documents + data.heldout.documents, data.train.bytes + data.heldout.bytes)
+        assert (len(seen) > 60) == (chunk == 1)
+        seen.clear()
+
+
+def test_a_tokenizer_that_follows_ranks_makes_shards(tok: hb.Tokenizer, tmp_path: Path) -> None:
+    """It is written beside them as merges, which give the same ids."""
+    tok.save(tmp_path / "t.tiktoken")
+    ranks = hb.Tokenizer.load(tmp_path / "t.tiktoken")
+    assert ranks.rule == "ranks"
+    data = prepare(TEXTS, ranks, tmp_path / "s", heldout=0)
+    other = prepare(TEXTS, tok, tmp_path / "o", heldout=0)
+    assert data.train.read(0, 10**6).tolist() == other.train.read(0, 10**6).tolist()
 
 
 def test_documents_come_back(tok: hb.Tokenizer) -> None:

@@ -16,7 +16,18 @@ from hornbook.kernels import interpreter
 
 from . import harness
 from .harness import Operation
-from .operations import ATTENTION, LAYER_NORM, OPERATIONS, SOFTMAX
+from .operations import (
+    ATTENTION,
+    CROSS_ENTROPY,
+    GELU,
+    LAYER_NORM,
+    LINEAR_CROSS_ENTROPY,
+    OPERATIONS,
+    RELU2,
+    ROPE,
+    SOFTMAX,
+    SWIGLU,
+)
 
 DEVICE = "cpu" if interpreter.is_on() else "cuda"
 
@@ -35,17 +46,67 @@ PLANTS = {
         "dx = r * (g - mean_g - x_hat * mean_gx)",
         "dx = r * (g - x_hat * mean_gx)",
     ),
-    "no maximum": (SOFTMAX, "tl.exp(s - m[:, None])", "tl.exp(s)"),
+    "no maximum": (SOFTMAX, "tl.exp2((x - m) * scale)", "tl.exp2(x * scale)"),
+    "a scale below 0 that is not": (SOFTMAX, 'NEGATIVE": scale < 0', 'NEGATIVE": False'),
     "a variance that cancels": (
         LAYER_NORM,
         "tl.sum(centred * centred, axis=1) / n_cols",
         "(tl.sum(x * x, axis=1) / n_cols - mean * mean)",
     ),
-    "a load without its mask": (SOFTMAX, "x = tl.load(X + at, mask=inside, other=0.0)", "x = tl.load(X + at)"),
+    "a load without its mask": (
+        SOFTMAX,
+        "(row < n_rows) & readable(col, seen, n_cols, CAUSAL), NEGATIVE",
+        "readable(col, seen, n_cols, CAUSAL), NEGATIVE",
+    ),
+    "targets that should be ignored": (
+        CROSS_ENTROPY,
+        "counts = (row < n_rows) & (t != ignore_index)",
+        "counts = row < n_rows",
+    ),
+    "a mean of all targets": (
+        CROSS_ENTROPY,
+        "(tl.load(Targets + row, mask=row < n_rows, other=ignore_index) != ignore_index)",
+        "(row < n_rows)",
+    ),
+    "a gradient of the sum": (CROSS_ENTROPY, "share = 1 / tl.maximum(count, 1.0)", "share = 1.0"),
+    "a gradient without the z-loss": (CROSS_ENTROPY, "p * (share * (1 + 2 * z_loss * log_z))", "p * share"),
+    "the slope of no soft-cap": (CROSS_ENTROPY, "d * ((1 - y) * (1 + y))", "d"),
+    "a target's logit read when it is overwritten": (
+        CROSS_ENTROPY,
+        "p_t = tl.exp2((x_t - m) * LOG2E)",
+        "p_t = tl.exp2((tl.load(D + row * stride_d + t, mask=known, other=0.0).to(tl.float32) - m) * LOG2E)",
+    ),
+    "an upstream gradient that is lost": (LINEAR_CROSS_ENTROPY, "(x * g).to(", "x.to("),
+    "a count that fp16 is not divided by": (LINEAR_CROSS_ENTROPY, "    if DIVIDED:", "    if False:"),
+    "a sum that begins with what was there": (LINEAR_CROSS_ENTROPY, "first=start == 0", "first=False"),
     "a store without its mask": (
         LAYER_NORM,
         "tl.store(Mean + row, mean, mask=row < n_rows)",
         "tl.store(Mean + row, mean)",
+    ),
+    "a slope without its second term": (GELU, "normal_distribution(z) + z * density", "normal_distribution(z)"),
+    "a tanh where erf was asked for": (GELU, '"none": (exact, exact_slope)', '"none": (tanh, tanh_slope)'),
+    "an exponential that overflows": (GELU, "tl.exp2(-tl.abs(v))", "tl.exp2(-v)"),
+    "a forgotten factor": (RELU2, "return 2.0 * rectified(z)", "return rectified(z)"),
+    "a bias that is forgotten on the way back": (
+        RELU2,
+        "pointwise.backward(x, bias, dy,",
+        "pointwise.backward(x, None if bias is None else bias * 0, dy,",
+    ),
+    "halves that are mixed up": (
+        SWIGLU,
+        "gate, up = gate.chunk(2, dim=-1)\n    elif",
+        "up, gate = gate.chunk(2, dim=-1)\n    elif",
+    ),
+    "gradients of halves that lie too close": (SWIGLU, "(2 if up is None else 1)", "1"),
+    "a gate that is taken for linear": (SWIGLU, "s + g * (e * r * r)", "s"),
+    "a gradient that is turned on": (ROPE, "stride_h, -1.0,", "stride_h, 1.0,"),
+    "another position's angle": (ROPE, "position = (token % T)", "position = (token % T + (token >= T))"),
+    "pairs of the other kind": (ROPE, "INTERLEAVED=interleaved", "INTERLEAVED=not interleaved"),
+    "angles in the format of x": (
+        ROPE,
+        'other=float("nan")).to(tl.float32)[:, None, :]\n',
+        'other=float("nan")).to(tl.bfloat16).to(tl.float32)[:, None, :]\n',
     ),
 }
 # The same for what `check_strided` is to notice.
@@ -53,6 +114,12 @@ DENSE_ONLY = {
     "softmax": (SOFTMAX, "dy = dy.contiguous()", "dy = dy"),
     "layer_norm": (LAYER_NORM, "dy.contiguous()", "dy"),
     "attention": (ATTENTION, "do = do.contiguous()", "do = do"),
+    "swiglu": (SWIGLU, "dy.contiguous()", "dy"),
+    "rope": (
+        ROPE,
+        "_turn(rope_backward, dy,",
+        "_turn(rope_backward, dy.as_strided(dy.shape, torch.empty(dy.shape).stride()),",
+    ),
 }
 
 
@@ -119,7 +186,8 @@ def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
 def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:
     for operation in OPERATIONS:
         assert not is_caught(dataclasses.replace(operation, cases=[operation.typical]))
-        same = changed(operation, "from . import library", "from . import library  # the same", tmp_path)
+        first = "from __future__ import annotations"
+        same = changed(operation, first, f"{first}  # the same", tmp_path)
         harness.check_accuracy(same, operation.typical, torch.float32, DEVICE)
 
 

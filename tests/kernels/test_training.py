@@ -101,6 +101,8 @@ def test_the_command_trains_with_kernels(data: hb.TokenData, tmp_path: Path) -> 
     import subprocess
     import sys
 
+    from hornbook import ops
+
     (tmp_path / "text.txt").write_text("\n<|endoftext|>\n".join(s.text for s in fables.generate(30_000)))
     data.tokenizer.save(tmp_path / "tok")
     clean = {k: v for k, v in os.environ.items() if k not in (interpreter.VARIABLE, "HORNBOOK_KERNELS")}
@@ -116,9 +118,9 @@ def test_the_command_trains_with_kernels(data: hb.TokenData, tmp_path: Path) -> 
     train = ["train", "--data", "shards", "--steps", 2, "--batch-size", 1, "--eval-every", 0, *shape.split()]
     said = hornbook(*train, "--out", "a", HORNBOOK_KERNELS="fused")
     assert "interpreter" in said
-    assert "kernels: torch (fused: attention, layer_norm, softmax); asked for: fused" in said
+    assert "; asked for: fused\n" in said
     said = hornbook(*train, "--out", "b", "--kernels", "fused,attention=composed")
-    assert "composed: attention; fused: layer_norm, softmax" in said
+    assert "composed: attention" in said
     hornbook(*train, "--out", "c", "--kernels", "reference")
     losses = [[e["loss"] for e in read(tmp_path / run / "log.jsonl")] for run in "abc"]
     assert losses[0] == pytest.approx(losses[2], rel=1e-4)

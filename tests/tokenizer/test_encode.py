@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 import time
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hornbook import Tokenizer
+from hornbook import CharTokenizer, Tokenizer
 from hornbook.errors import TokenizerError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -238,8 +240,47 @@ def test_surrogates_are_read_as_tiktoken_reads_them(trained):
     assert tok.encode("\ud83d\ude00") == tok.encode("\U0001f600")
     assert tok.encode_batch(["\udfff", "x"]) == [tok.encode("\ufffd"), tok.encode("x")]
     assert list(tok.encode_iterable(["a\ud83d", "\ude00b\ud83d"])) == tok.encode("a\U0001f600b\ufffd")
-    assert tok.encode_with_offsets("\ud800é")[1][-1] == (1, 2)
     Tokenizer.train(["a\ud800b"], 300)
+
+
+@settings(max_examples=300)
+@given(text=st.text(st.sampled_from("a é中😀\ud83d\ude00\udfff\ud800"), max_size=12))
+def test_offsets_of_surrogates_are_those_of_the_text_given(trained, text):
+    """Two surrogates that make a pair are one character for the tokenizer, and two in the text."""
+    clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    simple = CharTokenizer.train([clean or "x"])
+    pairs = [m.group() for m in re.finditer("[\ud800-\udbff][\udc00-\udfff]|.", text)]
+    ends = list(itertools.accumulate(map(len, pairs)))
+    assert simple.encode_with_offsets(text)[1] == list(zip([0, *ends], ends, strict=False))
+    if text.isascii() or text == clean:
+        return
+    ids, chars = trained["gpt2"].encode_with_offsets(text)
+    same, spans = trained["gpt2"].encode_with_offsets(clean)
+    assert ids == same == trained["gpt2"].encode(text)
+    begins = [0, *ends]
+    assert chars == [(begins[start], begins[end]) for start, end in spans]
+    bytes_ = trained["gpt2"].encode_with_offsets(text, unit="byte")[1]
+    assert bytes_ == trained["gpt2"].encode_with_offsets(clean, unit="byte")[1]
+
+
+def test_offsets_of_a_pair(trained):
+    assert trained["gpt2"].encode_with_offsets("\ud800é")[1][-1] == (1, 2)
+    for tok in (trained["gpt2"], CharTokenizer.train(["😀 ab"])):
+        spans = tok.encode_with_offsets("\ud83d\ude00 ab")[1]
+        assert spans[0] == (0, 2)
+        assert spans[-1][1] == 5
+
+
+def test_what_a_regex_does_not_match_is_kept_but_by_the_ranks_of_tiktoken():
+    vocab = {i: bytes([i]) for i in range(256)}
+    for pattern in ("gpt2", "cl100k", "o200k", None, r"\p{L}+"):
+        tok = Tokenizer.from_vocab(vocab, [], pattern=pattern)
+        assert tok.decode(tok.encode("a 1, é!\n\n")) == "a 1, é!\n\n"
+    tiktoken = pytest.importorskip("tiktoken")
+    mergeable = {token: id for id, token in vocab.items()}
+    theirs = tiktoken.Encoding("x", pat_str=r"\p{L}+", mergeable_ranks=mergeable, special_tokens={})
+    ours = Tokenizer.from_tiktoken(theirs)
+    assert ours.decode(ours.encode("a 1, é!")) == "aé" == theirs.decode(theirs.encode("a 1, é!"))
 
 
 def test_decoding_says_what_is_wrong(trained):
@@ -279,8 +320,10 @@ def test_text_must_be_text(trained):
             call(b"bytes")
     with pytest.raises(TokenizerError, match="single one"):
         trained["gpt2"].encode_batch("text")
-    with pytest.raises(TokenizerError, match="NoneType"):
-        trained["gpt2"].encode_batch(["a", None])
+    for call in ("encode_batch", "encode_batch_to_numpy", "count_tokens_batch"):
+        for before in ("a", "\ud800"):
+            with pytest.raises(TokenizerError, match=r"expected text.*NoneType"):
+                getattr(trained["gpt2"], call)([before, None])
     with pytest.raises(TokenizerError, match="unit"):
         trained["gpt2"].encode_with_offsets("a", unit="chars")
 

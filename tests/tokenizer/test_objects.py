@@ -27,11 +27,17 @@ def test_copies(trained, pattern):
 
 
 def test_large_vocabularies_copy_fast(tiktoken_encoding):
+    """Each in 20 ms on a machine that does nothing else; five times that here, and the best of several."""
     tok = Tokenizer.from_tiktoken("cl100k_base")
-    start = time.perf_counter()
-    copy.deepcopy(tok)
-    assert time.perf_counter() - start < 0.02
-    assert pickle.loads(pickle.dumps(tok)) == tok
+    data = pickle.dumps(tok)
+    for call in (lambda: copy.deepcopy(tok), lambda: pickle.dumps(tok), lambda: pickle.loads(data)):
+        best = float("inf")
+        for _ in range(7):
+            start = time.perf_counter()
+            call()
+            best = min(best, time.perf_counter() - start)
+        assert best < 5 * 0.02
+    assert copy.deepcopy(tok) == pickle.loads(data) == tok
 
 
 def test_equality_is_about_ids(trained):
@@ -153,6 +159,16 @@ def test_characters():
         tok.encode("hex")
     with pytest.raises(DataError):
         CharTokenizer.train([""])
+
+
+def test_the_simple_ones_read_the_documents_of_files(tmp_path):
+    eot = "<|endoftext|>"
+    (tmp_path / "f.txt").write_text(f"one\n{eot}\ntwo\n")
+    for cls in (CharTokenizer, WordTokenizer):
+        assert cls.train(tmp_path / "f.txt", special_tokens=["<|unk|>", eot]) == cls.train(
+            ["one", "two"], special_tokens=["<|unk|>", eot]
+        )
+        assert "\n" in cls.train(tmp_path / "f.txt", special_tokens=["<|unk|>"])._units
 
 
 def test_words(tmp_path):

@@ -3,6 +3,7 @@
 import collections
 import itertools
 import threading
+import weakref
 
 import hornbook as hb
 import numpy as np
@@ -30,6 +31,13 @@ def test_max_tokens_is_a_beginning(tok):
     special = tok.encode(TEXT, allowed_special="all")
     at = special.index(tok.eot_id)
     assert tok.encode(TEXT, allowed_special="all", max_tokens=at + 1) == special[: at + 1]
+
+
+def test_what_is_not_allowed_raises_behind_max_tokens_too(tok):
+    for call in (tok.encode, tok.encode_to_numpy, lambda text, **options: tok.encode_batch([text], **options)):
+        with pytest.raises(TokenizerError, match="special token"):
+            call(TEXT, max_tokens=1)
+    assert tok.encode(TEXT, disallowed_special=(), max_tokens=2**63 - 1) == tok.encode_ordinary(TEXT)
 
 
 def test_max_tokens_of_long_texts_and_threads(tok):
@@ -61,8 +69,31 @@ def test_streams_give_what_batches_give(tok):
         assert lengths.tolist() == np.diff(offsets).tolist()
         assert (len(parts) > 3) == (chunk < 1000)
     assert list(tok.encode_stream_to_numpy([])) == []
+    with pytest.raises(TokenizerError, match="expected text"):
+        list(tok.encode_stream_to_numpy(["text", None]))
+    with pytest.raises(TokenizerError, match="special token"):
+        list(tok.encode_stream_to_numpy([TEXT]))
     endless = tok.encode_stream_to_numpy(itertools.repeat("word " * 100), chunk_bytes=10_000)
     assert len(next(endless)[1]) == len(next(endless)[1])
+
+
+def test_streams_let_go_of_texts(tok):
+    class Text(str):
+        __slots__ = ("__weakref__",)
+
+    alive = weakref.WeakSet()
+
+    def texts():
+        for i in range(100):
+            text = Text(f"text {i} " * 100)
+            alive.add(text)
+            yield text
+            del text
+
+    for ids, _ in tok.encode_stream_to_numpy(texts(), chunk_bytes=5000):
+        assert len(ids) > 100
+        assert len(alive) <= 1
+    assert len(alive) == 0
 
 
 def test_big_arrays_are_handed_over_and_may_be_written(tok):
@@ -128,6 +159,8 @@ def test_dropout_is_distributed_as_in_tokenizers(tok, tmp_path):
     [
         {"max_tokens": -1},
         {"max_tokens": 1.5},
+        {"max_tokens": 2**63},
+        {"max_tokens": 2**64},
         {"dropout": -0.1},
         {"dropout": 1.1},
         {"dropout": float("nan")},
@@ -144,6 +177,17 @@ def test_bad_options_are_clear_errors(tok, options):
     for call in (tok.encode_batch, tok.encode_batch_to_numpy):
         with pytest.raises(TokenizerError, match=name):
             call(["text"], **options)
+
+
+def test_bad_sets_and_sizes_are_clear_errors(tok):
+    with pytest.raises(TokenizerError, match="disallowed_special"):
+        tok.encode("text", disallowed_special={5})
+    for size in (0, -1, "x"):
+        with pytest.raises(TokenizerError, match="chunk_bytes"):
+            list(tok.encode_stream_to_numpy(["text"], chunk_bytes=size))
+    with pytest.raises(TokenizerError, match="max_token_length"):
+        hb.Tokenizer.train(["text"], 300, max_token_length=2**64)
+    assert hb.Tokenizer.train(["abab"], 258, max_token_length=2**63 - 1).merges == [(b"a", b"b")]
 
 
 def test_an_error_in_one_text_ends_the_batch(tok):

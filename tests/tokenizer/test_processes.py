@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import unicodedata
@@ -13,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from copy import copy
 from itertools import pairwise
 from multiprocessing import get_all_start_methods, get_context
+from pathlib import Path
 
 import pytest
 from hornbook import Tokenizer
@@ -173,3 +179,60 @@ def test_forked_processes_go_on(trained, stdlib_text, busy):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_process_forked_while_tables_are_made_goes_on(trained):
+    """The first long pieces have tables made. A child that is forked meanwhile has no thread that would finish them."""
+    long = "".join(random.Random(5).choices("abcdefghijklmnopqrstuvwxyz", k=600_000))
+    for delay in (0.0, 0.002, 0.005, 0.01, 0.02, 0.04):
+        tok = pickle.loads(pickle.dumps(trained["cl100k"]))
+        thread = threading.Thread(target=lambda tok=tok: tok.encode(long))
+        thread.start()
+        time.sleep(delay)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = 0 if tok.decode(tok.encode(long)) == long else 2
+            finally:
+                os._exit(status)
+        assert wait(child, 60) == 0
+        thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of this kind are Unix's")
+def test_a_machine_that_gives_no_threads():
+    """The caller's thread does what it can; files, which are read by another one, are a clear error."""
+    folder = Path(tempfile.mkdtemp())  # others may look into this one
+    text = folder / "text.txt"
+    text.write_text("some text here\n" * 30_000, encoding="utf-8")
+    folder.chmod(0o755)
+    code = f"""
+import os, resource
+import hornbook as hb
+from hornbook.documents import Files
+tok = hb.Tokenizer.train(["hello world "] * 100, 300)
+texts = ["word and more " * 40_000] * 8
+want = [tok.encode(text) for text in texts]
+if os.getuid() == 0:
+    os.setuid(65534)  # limits do not hold for root
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+assert tok.encode_batch(texts, 4) == want
+assert hb.Tokenizer.train(texts, 260, num_threads=4).vocab_size == 260
+for what in (lambda: hb.Tokenizer.train({str(text)!r}, 260), lambda: list(Files([{str(text)!r}]))):
+    try:
+        what()
+    except hb.errors.DataError as error:
+        assert "no more" in str(error), error
+    else:
+        raise SystemExit("there were threads after all")
+"""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    finally:
+        shutil.rmtree(folder)
+    if "there were threads after all" in done.stderr:
+        pytest.skip("this machine does not hold users to a number of threads")
+    assert done.returncode == 0, done.stderr

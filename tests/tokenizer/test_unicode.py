@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import random
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hornbook import Tokenizer
+from hornbook.errors import TokenizerError
+from hornbook.tokenizer import Counts
 
 NAMES = ("gpt2", "cl100k_base", "o200k_base")
 LAST = 0x10FFFF
@@ -37,6 +40,40 @@ def test_code_points_of_each_kind(tiktoken_encoding, name):
     edges = [plane << 16 | low for plane in range(17) for low in (0, 1, 0xFFFD, 0xFFFE, 0xFFFF)]
     chars += [chr(code) for code in [*edges, *range(256), 0xD7FF, 0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0xE000]]
     theirs, ours = tiktoken_encoding(name), Tokenizer.from_tiktoken(name)
+    assert differing(theirs, ours, [text for char in chars for text in around(char)]) == []
+
+
+# What Unicode 16.0 (September 2024) added, and what 17.0 did.
+LETTERS_16 = [0x1C89, 0x1C8A, 0xA7CB, 0xA7CD, 0xA7DA, 0xA7DC, 0x105C0, 0x10D50, 0x10D70, 0x11380, 0x13460, 0x1E5D0]
+NUMBERS_16 = [0x10D40, 0x116D0, 0x11BF0, 0x16130, 0x16D70, 0x1CCF0, 0x1E5F1]
+LETTERS_17 = [0x088F, 0x0C5C, 0x0CDC, 0xA7CE, 0xA7D2, 0xA7D4, 0xA7F1, 0x10940, 0x11DB0, 0x16EA0, 0x1E6C0, 0x323B0]
+NUMBERS_17 = [0x11DE0]
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "o200k", r"\p{L}+|\p{N}+|[^\p{L}\p{N}]+"])
+def test_the_version_of_unicode_is_the_one_that_is_stated(pattern):
+    """16.0, as docs/tokenizer.md, rust/src/unicode.rs and the class say: change them too if this fails."""
+
+    def pieces(text: str) -> int:
+        return Counts.of([text], pattern, ()).total
+
+    assert {pieces(f"A{chr(code)}a") for code in LETTERS_16} == {1}
+    assert {pieces(f"1{chr(code)}1") for code in NUMBERS_16} == {1}
+    for code in LETTERS_17 + NUMBERS_17:  # neither, so that it parts both
+        assert pieces(f"A{chr(code)}a") > 1
+        assert pieces(f"1{chr(code)}1") == 3
+    Counts.of(["a"], r"\p{Age=16.0}", ())
+    with pytest.raises(TokenizerError, match="Age"):
+        Counts.of(["a"], r"\p{Age=17.0}", ())
+    root = Path(__file__).parents[2]
+    for path in ("docs/tokenizer.md", "rust/src/unicode.rs", "python/hornbook/tokenizer/exchange.py"):
+        assert "Unicode 16.0" in (root / path).read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_version_of_unicode_is_that_of_tiktoken(tiktoken_encoding, name):
+    theirs, ours = tiktoken_encoding(name), Tokenizer.from_tiktoken(name)
+    chars = map(chr, LETTERS_16 + NUMBERS_16 + LETTERS_17 + NUMBERS_17)
     assert differing(theirs, ours, [text for char in chars for text in around(char)]) == []
 
 

@@ -18,7 +18,7 @@ from tyro.conf import Positional, arg
 
 from ..benchmarks.commands import bench_kernels, bench_model, bench_tokenizer
 from ..errors import ConfigError
-from .common import Field, Kernels, Sources, meter, note, open_tokenizer, opened, parse_size, use
+from .common import Field, Kernels, Sources, check_place, meter, note, open_tokenizer, opened, parse_size, use
 from .tokenizer import (
     tokenizer_compare,
     tokenizer_count,
@@ -98,6 +98,7 @@ def corpus_write(
     """
     from ..corpora import write
 
+    check_place(out)
     size_written = write(name, out, None if size is None else parse_size(size), seed=seed, split=split)
     note(f"{out}: {size_written:,} bytes")
 
@@ -126,6 +127,7 @@ def prepare(
     from ..data import prepare as prepare_
     from ..documents import Files
 
+    check_place(out, folder=True)
     texts: Any
     kept_back: Any = heldout
     total: int | None = None

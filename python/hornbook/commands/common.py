@@ -35,13 +35,13 @@ def open_tokenizer(name: str) -> TokenizerLike:
     raise ConfigError(f"{name}: no such tokenizer; give a folder, a file, or gpt2, cl100k_base or o200k_base")
 
 
-def opened(source: list[str], field: str) -> Files | Iterator[str]:
-    """What the command line names as text: a corpus, or files and folders."""
+def opened(source: list[str], field: str, *, parted: bool = True) -> Files | Iterator[str]:
+    """What the command line names as text: a corpus, or files and folders; ``parted`` as for `corpora.opened`."""
     from .. import corpora
 
     if not source:
         raise ConfigError("which text? Give files, folders, or a corpus of `hornbook corpus list`")
-    return corpora.opened(source[0] if len(source) == 1 else [Path(s) for s in source], field=field)
+    return corpora.opened(source[0] if len(source) == 1 else [Path(s) for s in source], field=field, parted=parted)
 
 
 def parse_size(text: str) -> int:
@@ -64,11 +64,14 @@ def note(message: str) -> None:
 
 
 def check_place(out: Path, *, folder: bool = False) -> None:
-    """Raises ConfigError if nothing can be written to ``out``: better before the work than after it."""
+    """Raises ConfigError if ``out``, a file or a folder, cannot be written: better before the work than after it."""
     if out.is_dir() and not folder:
         raise ConfigError(f"{out} is a folder; give the name of a file")
-    near = next(parent for parent in (out.absolute(), *out.absolute().parents) if parent.exists())
-    if near != out.absolute() and not near.is_dir():
+    if out.exists() and not out.is_dir() and folder:
+        raise ConfigError(f"{out} is a file; give the name of a folder")
+    place = out.absolute() if folder else out.absolute().parent  # a file is put in the place of an older one
+    near = next(parent for parent in (place, *place.parents) if parent.exists())
+    if not near.is_dir():
         raise ConfigError(f"{out}: {near} is a file, not a folder")
     if not os.access(near, os.W_OK):
         raise ConfigError(f"{out}: nothing can be written to {near}")

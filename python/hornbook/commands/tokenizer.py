@@ -39,7 +39,7 @@ def tokenizer_train(
 
     Args:
         source: text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name.
-        out: the folder to write tokenizer.json to.
+        out: the folder to write tokenizer.json to, or the file if the name ends in .json or .tiktoken.
         counts: in place of a source, files that `hornbook tokenizer count` wrote; they are added up.
         vocab_size: tokens, the 256 bytes and the special ones included.
         pattern: how text is cut before merging: gpt2, cl100k, o200k, none, or a regular expression; cl100k if not
@@ -57,9 +57,9 @@ def tokenizer_train(
 
     if source and counts:
         raise ConfigError("give texts to train on or --counts, not both: count the texts too, with the same options")
-    check_place(out, folder=True)
+    check_place(out, folder=out.suffix not in (".json", ".tiktoken"))
     started = time.monotonic()
-    texts = Counts.merge(map(Counts.load, counts)) if counts else opened(source, field)
+    texts = Counts.merge(map(Counts.load, counts)) if counts else opened(source, field, parted=_parted(special_tokens))
     with meter() as progress:
         tok = Tokenizer.train(
             texts, vocab_size=vocab_size, **_cut_by(pattern, special_tokens), tie=tie, min_frequency=min_frequency,
@@ -97,9 +97,8 @@ def tokenizer_count(
     check_place(out)
     started = time.monotonic()
     with meter() as progress:
-        counts = Counts.of(
-            opened(source, field), **_cut_by(pattern, special_tokens), num_threads=threads, progress=progress
-        )
+        texts = opened(source, field, parted=_parted(special_tokens))
+        counts = Counts.of(texts, **_cut_by(pattern, special_tokens), num_threads=threads, progress=progress)
     counts.save(out)
     note(
         f"{out}: {len(counts):,} different pre-tokens in {counts.texts:,} texts, {size(counts.total_bytes)}, "
@@ -111,6 +110,13 @@ def _cut_by(pattern: str | None, special_tokens: tuple[str, ...] | None) -> dict
     """The options of training and counting that were given."""
     given: dict[str, Any] = {} if pattern is None else {"pattern": None if pattern == "none" else pattern}
     return given if special_tokens is None else {**given, "special_tokens": special_tokens}
+
+
+def _parted(special_tokens: tuple[str, ...] | None) -> bool:
+    """Whether <|endoftext|> parts documents, as in `Tokenizer.train`: if it is one of the special tokens."""
+    from ..corpora import DOCUMENT_END
+
+    return special_tokens is None or DOCUMENT_END in special_tokens
 
 
 def tokenizer_encode(text: Positional[str] = "-", *, tokenizer: str, allow_special: bool = False) -> None:
@@ -180,6 +186,8 @@ def tokenizer_compare(
     """
     from ..tokenizer.compare import compare
 
+    if out is not None:
+        check_place(out, folder=True)
     loaded = {label: open_tokenizer(name) for label, name in _labels(tokenizers).items()}
     with meter() as progress:
         found = compare(loaded, _texts(text), seed=seed, progress=progress)

@@ -58,12 +58,16 @@ def documents(source: str | Path | Iterable[str] | Iterable[Path], *, field: str
     return _mixed(source, field)
 
 
-def opened(source: str | Path | list[Path], *, field: str = "text") -> Files | Iterator[str]:
-    """What a user names: `Files`, which are read quickly and know their size, or the documents of a corpus."""
+def opened(source: str | Path | list[Path], *, field: str = "text", parted: bool = True) -> Files | Iterator[str]:
+    """What a user names: `Files`, which are read quickly and know their size, or the documents of a corpus.
+
+    ``parted``: whether a line ``<|endoftext|>`` ends a document of plain text, or is text like others.
+    """
     if isinstance(source, str) and source in CORPORA and not exists(source):
         return (story.text for story in fables.generate(CORPORA[source].size))
     try:
-        return Files(source if isinstance(source, list) else [source], field=field, document_end=DOCUMENT_END)
+        mark = DOCUMENT_END if parted else None
+        return Files(source if isinstance(source, list) else [source], field=field, document_end=mark)
     except DataError as error:
         if not isinstance(source, str) or exists(source):
             raise

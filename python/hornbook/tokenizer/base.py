@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -44,6 +45,14 @@ class TokenizerLike(Protocol):
     def encode_batch_to_numpy(
         self, texts: Iterable[str], num_threads: int | None = None, *, disallowed_special: Disallowed = "all"
     ) -> tuple[np.ndarray, np.ndarray]: ...
+    def encode_stream_to_numpy(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        disallowed_special: Disallowed = "all",
+        chunk_bytes: int = 1 << 24,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]: ...
     def encode_iterable(self, chunks: Iterable[str]) -> Iterator[int]: ...
     def decode(self, ids: Ids, errors: str = "replace") -> str: ...
     def decode_bytes(self, ids: Ids) -> bytes: ...
@@ -113,6 +122,13 @@ def clean(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def places(text: str) -> np.ndarray:
+    """Where in ``text`` each character of ``clean(text)`` begins, and the end: (len(clean(text)) + 1,) int64."""
+    begins = np.ones(len(text) + 1, bool)
+    begins[[pair.start() + 1 for pair in re.finditer("[\ud800-\udbff][\udc00-\udfff]", text)]] = False
+    return np.flatnonzero(begins)
+
+
 def check_text(text: object) -> None:
     """Raises TokenizerError unless ``text`` is a str."""
     if not isinstance(text, str):
@@ -120,14 +136,39 @@ def check_text(text: object) -> None:
         raise TokenizerError(f"expected text (str), got {type(text).__name__}{hint}")
 
 
+def chunks_of(texts: Iterable[str], chunk_bytes: int) -> Iterator[list[str]]:
+    """Some texts at a time, of about so many characters together; the list is emptied before the next ones are read."""
+    if isinstance(texts, (str, bytes)):
+        raise TokenizerError("expected several texts, got a single one; pass [text]")
+    if not isinstance(chunk_bytes, int) or chunk_bytes < 1:
+        raise TokenizerError(f"chunk_bytes is {chunk_bytes!r}; it is a number of at least 1")
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        check_text(text)
+        chunk.append(text)
+        size += len(text) + 64  # many tiny texts are much, too
+        del text
+        if size >= chunk_bytes:
+            yield chunk
+            chunk.clear()
+            size = 0
+    if chunk:
+        yield chunk
+
+
 def special_list(tokens: Sequence[str]) -> list[str]:
     """Special tokens, checked."""
     if isinstance(tokens, str):
         raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
+    if not isinstance(tokens, Iterable):
+        raise TokenizerError(f"special_tokens is a sequence of strings, not {tokens!r}")
     out = list(tokens)
     for token in out:
         if not isinstance(token, str) or not token:
             raise TokenizerError(f"a special token is a str that is not empty, not {token!r}")
+        if re.search("[\ud800-\udfff]", token):
+            raise TokenizerError(f"the special token {token!r} holds half of a surrogate pair, which no text does")
     if len(set(out)) < len(out):
         raise TokenizerError(f"a special token is given twice: {out}")
     return out
@@ -142,19 +183,20 @@ def thread_count(wanted: int | None) -> int:
     return wanted
 
 
-def source_of(source: Source, field: str = "text") -> Files | Iterable[str]:
-    """The files to read, or the texts."""
+def source_of(source: Source, field: str = "text", special_tokens: Collection[str] = ()) -> Files | Iterable[str]:
+    """The files to read, or the texts. In plain files <|endoftext|> parts documents if it is a special token."""
+    mark = EOT if EOT in special_tokens else None
     if isinstance(source, (bytes, bytearray)):
         raise DataError("the source is bytes; decode it and pass [text], or pass the path of a file")
     if isinstance(source, (str, os.PathLike)):
         try:
-            return Files([source], field=field)
+            return Files([source], field=field, document_end=mark)
         except DataError as error:
             if exists(source):
                 raise
             raise DataError(f"{error}; a str is read as a path: to train on a text, pass [text]") from None
     if isinstance(source, (list, tuple)) and source and all(isinstance(s, os.PathLike) for s in source):
-        return Files(source, field=field)
+        return Files(source, field=field, document_end=mark)
     if isinstance(source, Iterable):
         return source  # type: ignore[return-value]
     raise DataError(f"the source is {type(source).__name__}; expected a path, a list of Path, or texts")

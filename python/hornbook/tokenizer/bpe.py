@@ -20,8 +20,10 @@ from .base import (
     Source,
     StreamDecoder,
     check_text,
+    chunks_of,
     clean,
     id_dtype,
+    places,
     plain_ids,
     special_list,
 )
@@ -39,7 +41,10 @@ class Tokenizer(Exchange):
     """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes, as GPT-2 has it).
 
     Made by `train`, `load`, `from_vocab`, `from_tiktoken` or `from_huggingface`. Immutable: copies share everything,
-    and any number of threads may use one. Every text can be encoded, and ``decode(encode(text)) == text``.
+    and any number of threads may use one. Every text can be encoded, and ``decode(encode(text)) == text`` but for lone
+    surrogates, which become U+FFFD, and for a regex of one's own under the rule "ranks" (below): what it does not
+    match is dropped, as tiktoken does. The patterns gpt2, cl100k and o200k match everything; under the other rules,
+    what a regex does not match is a pre-token too.
 
     How neighbours are joined depends on where the vocabulary comes from. ``rule == "merges"``: the listed pairs in
     the order of the list (trained here, tokenizer.json, vocab.json + merges.txt). ``"ranks"``: a pre-token that
@@ -69,13 +74,16 @@ class Tokenizer(Exchange):
         """Learns merges from text: count the pre-tokens, then join the most frequent pair again and again.
 
         source: a str or Path is the path of a file or folder, a list of Path several, any other iterable of str is
-            texts. Files are plain text, .jsonl or .parquet, packed as .gz or .zst or not (see `hornbook.documents`).
+            texts. Files are plain text, .jsonl or .parquet, packed as .gz or .zst or not (see `hornbook.documents`). In
+            plain text a line ``<|endoftext|>`` parts documents, and the line breaks around it belong to it; not so
+            if that is no special token here.
             Memory grows with the distinct pre-tokens, not with the text (a plain file is held whole only for
             ``pattern=None`` or an unknown regex). Where a text holds a special token, it is cut there. What was
             counted before (`Counts`) is a source too: ``pattern`` and ``special_tokens`` are then those of the counts.
         vocab_size: how many ids there will be: 256 bytes, the merges, the special tokens, in this order. If the text
             runs out of pairs there are fewer, and a warning is logged.
-        pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex, or None for not at all.
+        pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex (Rust's, with look-around), or None for not
+            at all. Classes of characters such as ``\\p{L}`` are those of Unicode 16.0.
         tie: of pairs that are equally frequent, which goes first. "huggingface": the smaller pair of ids. With it the
             merges equal those of ``tokenizers.trainers.BpeTrainer`` over the full byte alphabet. "raw": the same,
             but a byte counts by its value and not by its id, as rustbpe and tiktoken's vocabularies number them.
@@ -94,11 +102,11 @@ class Tokenizer(Exchange):
         specials = source.same(pattern, special_tokens) if given else special_list(special_tokens)
         if tie not in TIES:
             raise TokenizerError(f"unknown tie {tie!r}{nearest(str(tie), TIES)}")
-        if not isinstance(min_frequency, int) or not 0 <= min_frequency < 1 << 63:
+        if not _is_size(min_frequency, 0):
             raise TokenizerError(f"min_frequency is {min_frequency!r}; it is a number of occurrences, at least 0")
-        if max_token_length is not None and (not isinstance(max_token_length, int) or max_token_length < 1):
+        if max_token_length is not None and not _is_size(max_token_length, 1):
             raise TokenizerError(
-                f"max_token_length is {max_token_length!r}; it is a number of bytes, at least 1, or None"
+                f"max_token_length is {max_token_length!r}; it is a number of bytes, from 1 to 2**63 - 1, or None"
             )
         least = 256 + len(specials)
         if not isinstance(vocab_size, int) or not least <= vocab_size < 1 << 27:
@@ -132,7 +140,7 @@ class Tokenizer(Exchange):
         text from strangers cannot smuggle in a special token, and nothing is silently misread. Where one special
         token begins another, the longest counts. Lone surrogates are encoded as U+FFFD.
 
-        max_tokens: only the first so many ids are made, and the text behind them is not read.
+        max_tokens: only the first so many ids are made. A special token that is not allowed raises also behind them.
         dropout: BPE-dropout (arXiv:1910.13267) for training: each time before two tokens are joined, every pair that
             could be is left out with this probability. 0 leaves out nothing, 1 leaves single bytes.
         seed: of the dropout; the same seed gives the same ids.
@@ -214,29 +222,17 @@ class Tokenizer(Exchange):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """`encode_batch_to_numpy` of a source that need not fit into memory: (ids, offsets) for some texts at a time.
 
-        ``chunk_bytes``: about how much text is taken at a time, in characters.
+        ``chunk_bytes``: about how much text is taken at a time, in characters. No text is held any longer once its
+        ids are given out, and no Python list of ids is made.
         """
-        if isinstance(texts, (str, bytes)):
-            raise TokenizerError("expected several texts, got a single one; pass [text]")
-        if chunk_bytes < 1:
-            raise TokenizerError(f"chunk_bytes is {chunk_bytes}; it is at least 1")
+        special: dict[str, Any] = {"allowed_special": allowed_special, "disallowed_special": disallowed_special}
 
         def encode(chunk: list[str]) -> tuple[np.ndarray, np.ndarray]:
-            return self.encode_batch_to_numpy(
-                chunk, num_threads, allowed_special=allowed_special, disallowed_special=disallowed_special
-            )
+            encoded = self.encode_batch_to_numpy(chunk, num_threads, **special)
+            chunk.clear()
+            return encoded
 
-        chunk: list[str] = []
-        size = 0
-        for text in texts:
-            check_text(text)
-            chunk.append(text)
-            size += len(text) + 64  # many tiny texts are much, too
-            if size >= chunk_bytes:
-                yield encode(chunk)
-                chunk, size = [], 0
-        if chunk:
-            yield encode(chunk)
+        yield from map(encode, chunks_of(texts, chunk_bytes))
 
     def count_tokens(
         self, text: str, *, allowed_special: Allowed = frozenset(), disallowed_special: Disallowed = "all"
@@ -296,6 +292,8 @@ class Tokenizer(Exchange):
 
         Byte ranges are exact and follow one another. A token may end inside a character; its character range then
         takes in the whole of it, so that neighbours can overlap, and ``text[start:end]`` is never half a character.
+        Lone surrogates, which UTF-8 does not have, count as the three bytes of U+FFFD, and two that make a pair as the
+        four of their character; character ranges are those of ``text`` as it was given.
         """
         if unit not in ("char", "byte"):
             raise TokenizerError(f"unit is {unit!r}{nearest(str(unit), ['char', 'byte'])}")
@@ -303,15 +301,18 @@ class Tokenizer(Exchange):
         ids, spans = self._run(self._core.encode_with_spans, text, *choices)
         if unit == "byte" or text.isascii():
             return ids, spans
+        begins = None
         try:
             raw = np.frombuffer(text.encode(), np.uint8)
         except UnicodeEncodeError:
-            raw = np.frombuffer(clean(text).encode(), np.uint8)
+            raw, begins = np.frombuffer(clean(text).encode(), np.uint8), places(text)
         # The character that holds byte i begins at the last byte, up to i, that continues no other.
         index = np.cumsum((raw & 0xC0) != 0x80) - 1
         ends = np.asarray(spans, np.int64).reshape(-1, 2)
-        chars = np.stack([index[ends[:, 0]], index[ends[:, 1] - 1] + 1], axis=1).tolist()
-        return ids, [(start, end) for start, end in chars]
+        chars = np.stack([index[ends[:, 0]], index[ends[:, 1] - 1] + 1], axis=1)
+        if begins is not None:
+            chars = begins[chars]
+        return ids, [(start, end) for start, end in chars.tolist()]
 
     # ---- ids to text ----
 
@@ -376,7 +377,10 @@ class Tokenizer(Exchange):
             raise TokenizerError(f'disallowed_special is "all" or a collection of strings, not {disallowed!r}')
         allow: Choice = True if allowed == "all" else [t for t in allowed if t in self._specials] or None
         if disallowed != "all":
-            return allow, list(disallowed) or None
+            refuse = list(disallowed)
+            if not all(isinstance(token, str) for token in refuse):
+                raise TokenizerError(f'disallowed_special is "all" or a collection of strings, not {disallowed!r}')
+            return allow, refuse or None
         if allow is None:
             return None, True
         return allow, None if allow is True else [t for t in self._specials if t not in allowed] or None
@@ -390,8 +394,10 @@ class Tokenizer(Exchange):
         seed: int = 0,
     ) -> Choices:
         """The options of encoding as the core wants them."""
-        if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens < 0):
-            raise TokenizerError(f"max_tokens is {max_tokens!r}; it is a number of at least 0, or None for no limit")
+        if max_tokens is not None and not _is_size(max_tokens, 0):
+            raise TokenizerError(
+                f"max_tokens is {max_tokens!r}; it is a number from 0 to 2**63 - 1, or None for no limit"
+            )
         if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
             raise TokenizerError(f"dropout is {dropout!r}; it is a probability, from 0 to 1")
         if not isinstance(seed, int) or not 0 <= seed < 1 << 64:
@@ -403,18 +409,25 @@ class Tokenizer(Exchange):
         """Calls the core; text with lone surrogates, which are not UTF-8, is cleaned and tried again."""
         try:
             return call(text, *rest)
-        except UnicodeEncodeError:
-            return call([clean(t) for t in text] if isinstance(text, list) else clean(text), *rest)
-        except TypeError:
+        except (TypeError, UnicodeEncodeError) as error:
             several = isinstance(text, list) and call.__name__.startswith(("encode_batch", "count"))
-            for item in text if several else [text]:
+            texts: list[Any] = text if several else [text]
+            for item in texts:
                 check_text(item)
-            raise
+            if isinstance(error, TypeError):
+                raise
+            cleaned = [clean(item) for item in texts]
+            return call(cleaned if several else cleaned[0], *rest)
 
 
 def _from_state(state: bytes, splits: bytes = b"", extras: Extras = Extras()) -> Tokenizer:  # noqa: B008 (immutable)
     """Unpickles."""
     return Tokenizer._wrap(BPE.from_state(state, splits), extras)
+
+
+def _is_size(value: object, least: int) -> bool:
+    """Is this a whole number that the core can hold, and at least so much?"""
+    return isinstance(value, int) and least <= value < 1 << 63
 
 
 def _list(texts: Iterable[str]) -> list[str]:

@@ -74,7 +74,7 @@ class Counts:
         threads = thread_count(num_threads)
         if pattern is not None and not isinstance(pattern, str):
             raise TokenizerError(f"pattern is {pattern!r}; expected a name, a regex, or None for not cutting at all")
-        found = source_of(source, field)
+        found = source_of(source, field, specials)
         if isinstance(found, Files):
             where = (found.described(), found.document_end, found.tables(), found.total_bytes)
         else:
@@ -122,7 +122,7 @@ class Counts:
         """The n most frequent pre-tokens and their counts; of equally frequent ones the first in the order of bytes."""
         if not isinstance(n, int) or n < 0:
             raise TokenizerError(f"n is {n!r}; how many pre-tokens, a whole number?")
-        return self._core.most_common(n)
+        return self._core.most_common(min(n, len(self)))
 
     @property
     def pattern(self) -> str | None:

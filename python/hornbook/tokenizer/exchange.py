@@ -65,7 +65,10 @@ class Exchange:
 
     @property
     def pattern(self) -> str | None:
-        """The name of the pattern, or the regex, or None."""
+        """What text is cut by before merging: "gpt2", "cl100k" or "o200k", a regex, or None for not at all.
+
+        Letters, numbers and white space are those of Unicode 16.0, as in tiktoken: what later versions add is none.
+        """
         return self._core.pattern
 
     @property
@@ -189,7 +192,10 @@ class Exchange:
         the pattern and the special tokens in a small file beside; ``format="gpt2"`` vocab.json and merges.txt.
 
         The rule "ranks" is written to tokenizer.json as all the merges that it allows, with ``ignore_merges``.
-        What a format cannot hold (the template, a rule, a pattern) is said in a warning.
+        What a format cannot hold (the template, a rule, a pattern) is said in a warning. Beside a .tiktoken file,
+        a regex is written so that it takes in what it does not match, which the rule "ranks" would drop.
+
+        Raises TokenizerError for a .tiktoken file with a regex that can match nothing: tiktoken panics there.
         """
         from .formats import save
 
@@ -202,6 +208,8 @@ class Exchange:
         pair only, so the ranks say no more than the merges do. They can differ for a vocabulary put together by
         hand, where a token's bytes can also be reached by neighbours that are no listed pair: with the merges
         b+c, a+b, ab+c, "abc" is a|bc by the merges, and one token by the ranks. A warning says so then.
+
+        Raises TokenizerError for a regex that can match nothing: tiktoken panics there.
         """
         from .objects import to_tiktoken
 

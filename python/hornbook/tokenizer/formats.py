@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from .._core import BPE
 from ..errors import TokenizerError
+from .base import special_list
 from .fields import HIGHEST_ID, Field, is_id, parse
 from .huggingface import BYTE_OF_CHAR, config, from_json, spell, to_json, unspell
-from .joins import join
+from .joins import Joins
+from .ranked import ranked_pattern
 from .template import Extras
 
 if TYPE_CHECKING:
@@ -94,8 +96,7 @@ def from_vocab(
     pattern: str | None,
 ) -> BPE:
     """What `Tokenizer.from_vocab` does."""
-    if isinstance(special_tokens, str):
-        raise TokenizerError(f"special_tokens is a sequence of strings; write ({special_tokens!r},)")
+    given = _special(special_tokens)
     if not isinstance(vocab, Mapping):
         raise TokenizerError(
             f"the vocabulary is {type(vocab).__name__}; expected a mapping of ids to bytes or bytes to ids"
@@ -111,11 +112,9 @@ def from_vocab(
     known = dict(pairs)
     following = max(known.values(), default=-1) + 1
     specials: list[tuple[str, int]] = []
-    for token in special_tokens:
-        if not isinstance(token, str):
-            raise TokenizerError(f"a special token is a str, not {token!r}")
-        if isinstance(special_tokens, Mapping):
-            id = special_tokens[token]
+    for token in given:
+        if isinstance(given, dict):
+            id = given[token]
         elif token.encode() in known:
             id = known[token.encode()]
         else:
@@ -140,6 +139,7 @@ def save(tokenizer: Exchange, path: Path, format: str | None) -> None:
     if format is None:
         format = "tiktoken" if path.suffix == ".tiktoken" else "huggingface"
     if format == "tiktoken":
+        pattern = ranked_pattern(tokenizer._core)
         warn_of_ranks(tokenizer)
         if tokenizer.template is not None:
             log.warning("a .tiktoken file does not hold the template; tokenizer.json does")
@@ -147,7 +147,7 @@ def save(tokenizer: Exchange, path: Path, format: str | None) -> None:
             path.mkdir(parents=True, exist_ok=True)
             path = path / "tokenizer.tiktoken"
         lines = [b"%s %d\n" % (base64.b64encode(token), id) for token, id in ordinary(tokenizer).items()]
-        beside = {"pattern": tokenizer.pattern, "special_tokens": tokenizer.special_tokens}
+        beside = {"pattern": pattern, "special_tokens": tokenizer.special_tokens}
         _write(path.with_name(path.name + ".json"), _json(beside))
         _write(path, b"".join(lines))
     elif format == "gpt2":
@@ -196,15 +196,14 @@ def warn_of_ranks(tokenizer: Exchange) -> None:
     ids, merges = ordinary(tokenizer), tokenizer.merges
     made = [left + right for left, right in merges]
     odd = {late for early, late in pairwise(made) if ids[early] > ids[late]}
-    if tokenizer.rule != "merges" and not odd:
-        ways = sum(t[:cut] in ids and t[cut:] in ids for t in ids for cut in range(1, len(t)))
-        if ways == len(merges):
-            return
+    if tokenizer.rule != "merges" and not odd and _ways(ids) == len(merges):
+        return
     ranks = {pair: rank for rank, pair in enumerate(merges)}
+    joins = Joins(ranks)
     lowest = dict(zip(reversed(made), range(len(made) - 1, -1, -1), strict=True))
     odd |= {token for token in ids if len(token) > 1} - lowest.keys()
     for token, rank in lowest.items():
-        parts = join(token, ranks, below=rank)
+        parts = joins.parts(token, below=rank)
         if len(parts) != 2 or (parts[0], parts[1]) not in ranks:
             odd.add(token)
     if odd:
@@ -213,6 +212,18 @@ def warn_of_ranks(tokenizer: Exchange) -> None:
             "merges do, for instance where the text has %r",
             min(odd, key=lambda token: ids[token]),
         )
+
+
+def _ways(tokens: Collection[bytes]) -> int:
+    """In how many ways a token is two others."""
+    lengths = sorted({len(token) for token in tokens})
+    ways = 0
+    for token in tokens:
+        for cut in lengths:  # not every place: that would take quadratic time for a long token
+            if cut >= len(token):
+                break
+            ways += token[:cut] in tokens and token[cut:] in tokens
+    return ways
 
 
 def ordinary(tokenizer: Exchange) -> dict[bytes, int]:
@@ -235,8 +246,8 @@ def _from_ranks(path: Path, data: bytes, pattern: str | None, special_tokens: Sp
             log.warning("%s does not say its pattern: cl100k is assumed; pass pattern= to load", path)
     following: list[str] = []
     if special_tokens is not None:
-        specials = dict(special_tokens) if isinstance(special_tokens, Mapping) else {}
-        following = [] if isinstance(special_tokens, Mapping) else list(special_tokens)
+        given = _special(special_tokens)
+        specials, following = (given, []) if isinstance(given, dict) else ({}, given)
     return BPE.from_ranks(data, list(specials.items()), following, own if pattern == "auto" else pattern)
 
 
@@ -303,16 +314,28 @@ def _ids(content: Field) -> dict[str, int]:
     return content.mapping()
 
 
+def _special(tokens: Sequence[str] | Mapping[str, int]) -> dict[str, int] | list[str]:
+    """Special tokens as they were given, with ids or without, checked."""
+    out = special_list(list(tokens) if isinstance(tokens, Mapping) else tokens)
+    if not isinstance(tokens, Mapping):
+        return out
+    for token, id in tokens.items():
+        if not is_id(id):
+            raise TokenizerError(
+                f"special_tokens[{token!r}] is {id!r}: expected a token id, a whole number from 0 to {HIGHEST_ID}"
+            )
+    return dict(tokens)
+
+
 def _numbered(
     tokens: Sequence[str] | Mapping[str, int], following: int, known: Mapping[str, int] | None = None
 ) -> dict[str, int]:
     """Special tokens with ids: their own, or those known, or the next free ones."""
-    if isinstance(tokens, Mapping):
-        return dict(_ids(Field(dict(tokens), "special_tokens")))
-    if isinstance(tokens, str):
-        raise TokenizerError(f"special_tokens is a sequence of strings; write ({tokens!r},)")
+    given = _special(tokens)
+    if isinstance(given, dict):
+        return given
     out: dict[str, int] = {}
-    for token in tokens:
+    for token in given:
         if known and token in known:
             out[token] = known[token]
         else:

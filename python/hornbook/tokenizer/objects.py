@@ -10,6 +10,7 @@ from ..errors import TokenizerError
 from .fields import parse
 from .formats import ordinary, warn_of_ranks
 from .huggingface import from_json, roles, to_json
+from .ranked import ranked_pattern
 from .template import Extras
 
 if TYPE_CHECKING:
@@ -49,17 +50,15 @@ def to_tiktoken(tokenizer: Exchange) -> tiktoken.Encoding:
         import tiktoken
     except ImportError:
         raise TokenizerError("to_tiktoken needs the package tiktoken: pip install tiktoken") from None
+    pattern = ranked_pattern(tokenizer._core)
     warn_of_ranks(tokenizer)
-    core = tokenizer._core
-    regex = core.regex
-    if regex is None:
-        regex = r"[\s\S]+"
-    elif core.rule != "ranks" and not core.known_scanner:
-        # tiktoken drops what the pattern does not match, Hugging Face and Hornbook keep it as a piece of its own.
-        regex = rf"{regex}|(?:(?!{regex})[\s\S])+"
+    if pattern is None:
+        pattern = r"[\s\S]+"
+    elif tokenizer._core.known_scanner:
+        pattern = tokenizer._core.regex or pattern  # it has a name here
     return tiktoken.Encoding(
         f"hornbook-{tokenizer.hash[:12]}",
-        pat_str=regex,
+        pat_str=pattern,
         mergeable_ranks=ordinary(tokenizer),
         special_tokens=tokenizer.special_tokens,
     )

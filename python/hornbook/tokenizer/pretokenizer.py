@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .._core import known_pattern
 from ..errors import TokenizerError
 from .fields import Field
-from .joins import join
+from .joins import Joins
 from .oniguruma import from_oniguruma, to_oniguruma
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def ends_alike(tokens: Iterable[bytes], merges: Iterable[tuple[bytes, bytes]], w
         return True
     known = set(white)
     ranks = {pair: rank for rank, pair in enumerate(merges) if pair[0] in known and pair[1] in known}
-    return all(len(join(token, ranks)) == 1 for token in white)
+    joins = Joins(ranks)
+    return all(len(joins.parts(token)) == 1 for token in white)
 
 
 def from_pre_tokenizer(pre: Field, alike: Callable[[], bool]) -> str | None:

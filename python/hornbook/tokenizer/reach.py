@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from .bpe import Tokenizer
-from .joins import join
+from .joins import Joins
 
 Reason = Literal["bytes", "merges", "pattern", "neighbours"]
 REASONS: dict[Reason, str] = {
@@ -80,11 +80,12 @@ def never_reached(tokenizer: Tokenizer) -> list[Unreached]:
         impossible -= {id for id, found in texts.items() if found}
         for id in _found(tokenizer, texts.items()):
             del left[id]
-    inside = {token[i:j] for token in left.values() for i in range(len(token)) for j in range(i + 2, len(token) + 1)}
-    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges if inside else ()) if b"".join(pair) in inside}
+    longest = max(map(len, left.values()), default=0)
+    merges = tokenizer.merges if longest > 1 else ()
+    joins = Joins({pair: rank for rank, pair in enumerate(merges) if len(pair[0]) + len(pair[1]) <= longest})
     out = []
     for id, token in sorted(left.items()):
-        becomes = tuple(join(token, ranks))
+        becomes = tuple(joins.parts(token))
         reason: Reason = "bytes" if id in impossible else "merges" if len(becomes) > 1 else "neighbours"
         if reason == "neighbours" and id in whole:
             reason = "pattern"

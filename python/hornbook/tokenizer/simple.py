@@ -27,8 +27,10 @@ from .base import (
     Source,
     StreamDecoder,
     check_text,
+    chunks_of,
     clean,
     id_dtype,
+    places,
     plain_ids,
     source_of,
     special_list,
@@ -92,6 +94,19 @@ class _Table:
         offsets = np.array([0, *accumulate(map(len, batch))], np.int64)
         return np.array(list(chain.from_iterable(batch)), id_dtype(self.vocab_size)), offsets
 
+    def encode_stream_to_numpy(
+        self,
+        texts: Iterable[str],
+        num_threads: int | None = None,
+        *,
+        disallowed_special: Disallowed = "all",
+        chunk_bytes: int = 1 << 24,
+        **special: Any,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`encode_batch_to_numpy` for some texts at a time, of about ``chunk_bytes`` characters."""
+        for chunk in chunks_of(texts, chunk_bytes):
+            yield self.encode_batch_to_numpy(chunk, num_threads, disallowed_special=disallowed_special, **special)
+
     def encode_iterable(self, chunks: Iterable[str], **special: Any) -> Iterator[int]:
         """The ids of the text that the chunks make together, which is held whole: these are for learning."""
         yield from self.encode("".join(chunks), **special)
@@ -99,11 +114,15 @@ class _Table:
     def encode_with_offsets(
         self, text: str, unit: Literal["char", "byte"] = "char", **special: Any
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids, and for each the (start, end) of what it stands for: of characters, or of bytes in UTF-8."""
+        """The ids, and for each the (start, end) of what it stands for: of characters, or of bytes in UTF-8.
+
+        Lone surrogates, which UTF-8 does not have, count as the three bytes of U+FFFD."""
         if unit not in ("char", "byte"):
             raise TokenizerError(f"unit is {unit!r}{nearest(str(unit), ['char', 'byte'])}")
         pieces = list(self._pieces(text, special.get("allowed_special", ()), special.get("disallowed_special", "all")))
         ends = list(accumulate(len(piece if unit == "char" else piece.encode()) for _, piece in pieces))
+        if unit == "char" and ends and ends[-1] < len(text):
+            ends = places(text)[ends].tolist()
         return [id for id, _ in pieces], list(zip([0, *ends], ends, strict=False))
 
     def _pieces(self, text: str, allowed: Collection[str], disallowed: Collection[str]) -> Iterator[tuple[int, str]]:
@@ -302,7 +321,7 @@ def _finder(tokens: Collection[str]) -> re.Pattern[str]:
 def _texts(source: Source, special_tokens: Sequence[str]) -> Iterator[str]:
     """The texts of a source, without special tokens. Raises DataError if there is nothing."""
     empty = True
-    for text in source_of(source):
+    for text in source_of(source, special_tokens=special_tokens):
         check_text(text)
         empty = empty and not text
         finder = _finder(special_tokens) if special_tokens else None

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::Builder;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -110,10 +111,17 @@ impl Stream {
         let stop = Arc::new(AtomicBool::new(false));
         let mut sink =
             Sink { sender, batch: Batch::default(), read: Arc::default(), stop: stop.clone(), sizes };
-        std::thread::spawn(move || {
+        let refused = sink.sender.clone();
+        let started = Builder::new().spawn(move || {
             let last = read(files, cut.as_ref(), &mut sink).map(|()| None);
             let _ = sink.sender.send(last); // if nobody listens any more, nobody cares
         });
+        if let Err(error) = started {
+            let _ = refused.send(Err(Error::data(format!(
+                "files are read by a thread of their own, and the machine gives no more threads ({error}): end other \
+                 programs, or raise the limit"
+            ))));
+        }
         Stream { messages, stop, ended: false }
     }
 

@@ -13,20 +13,22 @@ use crate::special::Specials;
 pub fn read(input: &mut Input, mark: Option<&str>, cut: Option<&Specials>, sink: &mut Sink) -> Result<()> {
     let mut text = String::new(); // what was not handed on yet
     let mut line = 0; // where the line that is being read begins in it
+    let mut scanned = 0; // there is no line break between the line's beginning and this
     let mut inside = false; // the line's beginning was handed on, so it is no mark
     let mut searched = 0; // there is no place to cut before this
     let mut marks = false;
     while input.more(&mut text)? {
         let mut start = 0; // what comes before was handed on
         if let Some(mark) = mark {
-            while let Some(length) = memchr(b'\n', &text.as_bytes()[line..]) {
-                let next = line + length + 1;
+            while let Some(length) = memchr(b'\n', &text.as_bytes()[line.max(scanned)..]) {
+                let next = line.max(scanned) + length + 1;
                 if !inside && text[line..next].trim() == mark {
                     sink.part(without_break(&text[start..line]), true)?;
                     (start, marks) = (next, true);
                 }
                 (line, inside) = (next, false);
             }
+            scanned = text.len();
         }
         if let Some(specials) = cut
             && text.len() - start >= sink.sizes.bytes
@@ -53,7 +55,7 @@ pub fn read(input: &mut Input, mark: Option<&str>, cut: Option<&Specials>, sink:
         }
         text.drain(..start);
         line = if mark.is_some() { line.saturating_sub(start) } else { 0 };
-        searched = searched.saturating_sub(start);
+        (searched, scanned) = (searched.saturating_sub(start), scanned.saturating_sub(start));
     }
     if mark.is_some_and(|mark| !inside && text[line..].trim() == mark) {
         return sink.part(without_break(&text[..line]), true);

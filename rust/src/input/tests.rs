@@ -1,8 +1,9 @@
 //! Files as they come out against the simplest way to read them: whole.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -120,6 +121,22 @@ fn fragments() -> impl Strategy<Value = String> {
 
 fn any_packed() -> impl Strategy<Value = Packed> {
     prop::sample::select(vec![Packed::No, Packed::Gzip, Packed::Zstd])
+}
+
+/// Where a mark is looked for, a long line is not looked through again and again: this would take minutes.
+#[test]
+#[cfg_attr(miri, ignore = "eight megabytes")]
+fn a_long_line_is_read_once() {
+    let text = "ACGT".repeat(2_000_000);
+    let form = Form::Plain { document_end: Some(MARK.into()) };
+    let reader: Box<dyn Read + Send> = Box::new(std::io::Cursor::new(text.clone().into_bytes()));
+    let files = vec![(source(Path::new("memory"), Packed::No, form), Some(reader))];
+    let mut stream = Stream::of(files, Some(Specials::default()), 1, SMALL);
+    let mut bytes = 0;
+    while let Some(batch) = stream.next(Duration::from_secs(600)).unwrap().expect("in time") {
+        bytes += batch.parts().map(str::len).sum::<usize>();
+    }
+    assert_eq!(bytes, text.len());
 }
 
 proptest! {

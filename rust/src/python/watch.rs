@@ -1,6 +1,8 @@
 //! Between Python and long computations: Ctrl-C and progress in, exceptions out, the lock released meanwhile.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -73,9 +75,20 @@ pub fn apart<T: Send + 'static>(
     let mut watch = PyWatch::default();
     let result = py.detach(|| {
         let (sender, results) = channel();
-        std::thread::spawn(move || {
-            let _ = sender.send(work()); // if nobody listens any more, nobody cares
-        });
+        let work = Arc::new(Mutex::new(Some(work)));
+        let theirs = work.clone();
+        let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let run = move || {
+            if let Some(work) = take(&theirs) {
+                let _ = sender.send(work()); // if nobody listens any more, nobody cares
+            }
+        };
+        // A machine may refuse more threads: then it is done here, deaf to Ctrl-C.
+        if Builder::new().spawn(run).is_err()
+            && let Some(work) = take(&work)
+        {
+            return work();
+        }
         loop {
             match results.recv_timeout(Duration::from_millis(50)) {
                 Ok(result) => return result,

@@ -195,6 +195,96 @@ mod tests {
         made_of(&parts, 20_000, 80)
     }
 
+    /// Texts that are long enough to be cut by the window, and mostly beyond ASCII.
+    fn long_texts_of_the_world() -> Vec<String> {
+        let parts = [
+            "a",
+            "Wort",
+            "é",
+            "Ünï",
+            "été ",
+            "×",
+            "÷",
+            "a×b",
+            "ſ",
+            "'ſ",
+            "'ſa",
+            "ß",
+            "Ж",
+            "слово",
+            " Слова ",
+            "ѐ",
+            "҂",
+            "Ѧ",
+            "λόγος",
+            "\u{3f6}",
+            "\u{378}",
+            "שלום",
+            "\u{5b0}",
+            "كلمة",
+            "\u{64b}",
+            "٣",
+            "٣٤٥٦",
+            "हिन्दी",
+            "\u{93f}",
+            "७",
+            "ไทย",
+            "\u{e31}",
+            "中",
+            "中文字",
+            "\u{4dc0}",
+            "、",
+            "。",
+            "かな",
+            "カ・ナ",
+            "\u{3000}",
+            "한국어",
+            "\u{d7a4}",
+            "😀",
+            "👨\u{200d}👩",
+            "𝐀",
+            "𝟗",
+            "𠀀",
+            "«",
+            "»",
+            "“",
+            "”",
+            "“a",
+            " “",
+            "…",
+            "—",
+            " — ",
+            "’",
+            "'s",
+            "’s",
+            "²",
+            "½",
+            "ª",
+            "\u{a0}",
+            "\u{2009}",
+            "\u{85}",
+            "\u{301}",
+            "\u{ad}",
+            "\u{feff}",
+            "\u{e000}",
+            "\u{10ffff}",
+            " ",
+            " ",
+            " ",
+            "  ",
+            "\n",
+            " \n",
+            "\n ",
+            "1",
+            "1234",
+            "!",
+            "...",
+            "/",
+            "_",
+        ];
+        made_of(&parts, 20_000, 60)
+    }
+
     fn made_of(parts: &[&str], texts: usize, longest: usize) -> Vec<String> {
         let mut state = 7u64;
         let mut next = || {
@@ -225,6 +315,7 @@ mod tests {
         }
         let mut texts = odd_texts();
         texts.extend(long_texts());
+        texts.extend(long_texts_of_the_world());
         for (index, pattern) in patterns.iter().enumerate() {
             let Splitter::Scan(scan) = pattern.splitter().unwrap() else {
                 panic!("{pattern:?} has no scanner")
@@ -257,8 +348,11 @@ mod tests {
             let scanner = pattern.splitter().unwrap();
             let regex = compile(pattern.regex().unwrap()).unwrap();
             for c in '\0'..=char::MAX {
-                let text = format!("a{c}A{c}{c}1{c} {c}");
-                assert_eq!(pieces(&scanner, &text), pieces(&regex, &text), "{pattern:?} on {text:?}");
+                // Too short for a window, and behind it what fills one.
+                for rest in ["", "b and so on, until there are enough of bytes for whole windows of them"] {
+                    let text = format!("a{c}A{c}{c}1{c} {c}{rest}");
+                    assert_eq!(pieces(&scanner, &text), pieces(&regex, &text), "{pattern:?} on {text:?}");
+                }
             }
         }
     }

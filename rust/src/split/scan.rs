@@ -61,6 +61,14 @@ impl Scan {
         }
     }
 
+    /// The character at `at`: a bit for each of its bytes, whether it is a letter, and whether it is a number or white
+    /// space.
+    #[inline(always)]
+    pub(super) fn look_up(&self, text: &str, at: usize) -> (u64, bool, bool) {
+        let (flags, len) = self.peek(text, at).unwrap_or_default();
+        ((1 << len) - 1, flags & LETTER != 0, flags & (NUMBER | SPACE) != 0)
+    }
+
     /// `'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s`
     fn gpt2(&self, text: &str, start: usize) -> usize {
         let first = text.as_bytes()[start];

@@ -1,77 +1,29 @@
-//! Cutting ASCII text 64 bytes at a time.
+//! Cutting text 64 bytes at a time.
 //!
 //! Each class of characters becomes a number of 64 bits, one for each byte of the window, and where pieces begin
 //! follows from arithmetic on these numbers: `letters & !(letters << 1)` are the letters that have no letter before
 //! them, and adding the first bit of a run to the run carries to the place behind it. A window always begins where a
 //! piece begins, so nothing is carried from one to the next, and it is believed only up to the last place that
 //! nothing behind it can change: after a run of letters or of digits. What no window decides, [`Scan`] reads character
-//! by character: anything with a byte above 127 in it, pieces longer than a window, and the end of the text.
+//! by character: pieces longer than a window, the end of the text, digits and white space beyond ASCII, and in the
+//! pattern of o200k everything beyond ASCII.
+//!
+//! All bytes of a character have its class. Most letters beyond ASCII are known by their first byte alone ([`Leads`]);
+//! the other characters are looked up one by one.
 
 use super::scan::{Family, Scan, contraction};
 
+mod classes;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+use classes::{Classes, Classify, Leads, Portable};
 
 /// How many bytes a window holds.
 pub const WINDOW: usize = 64;
 
 /// Where a piece begins and ends, in bytes.
 pub type Span = (usize, usize);
-
-/// Which bytes of a window are what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Classes {
-    letter: u64,
-    upper: u64,
-    digit: u64,
-    space: u64,
-    newline: u64,
-    blank: u64,
-    quote: u64,
-    /// Not ASCII.
-    high: u64,
-}
-
-/// Reads classes from bytes, with the instructions of some processor.
-trait Classify {
-    fn classify(window: &[u8; WINDOW]) -> Classes;
-}
-
-/// Eight bytes at a time in an ordinary register, on any processor.
-struct Portable;
-
-impl Classify for Portable {
-    #[inline(always)]
-    fn classify(window: &[u8; WINDOW]) -> Classes {
-        const ONES: u64 = 0x0101_0101_0101_0101;
-        const TOPS: u64 = 0x80 * ONES;
-        let mut all = [0u64; 8];
-        for (index, word) in window.as_chunks::<8>().0.iter().enumerate() {
-            let bytes = u64::from_le_bytes(*word);
-            let (low, high) = (bytes & !TOPS, bytes & TOPS);
-            // The top bit of each byte: is it at least `least`? (Of bytes up to 127, so nothing is borrowed.)
-            let from = |x: u64, least: u8| (x | TOPS) - u64::from(least) * ONES;
-            let within = |x: u64, first: u8, last: u8| from(x, first) & !from(x, last + 1) & TOPS & !high;
-            let blank = within(low, b' ', b' ');
-            let found = [
-                within(low | (0x20 * ONES), b'a', b'z'),
-                within(low, b'A', b'Z'),
-                within(low, b'0', b'9'),
-                within(low, b'\t', b'\r') | blank,
-                within(low, b'\n', b'\n') | within(low, b'\r', b'\r'),
-                blank,
-                within(low, b'\'', b'\''),
-                high,
-            ];
-            for (mask, tops) in all.iter_mut().zip(found) {
-                // Gathers the top bits of eight bytes into one byte.
-                *mask |= ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * index);
-            }
-        }
-        let [letter, upper, digit, space, newline, blank, quote, high] = all;
-        Classes { letter, upper, digit, space, newline, blank, quote, high }
-    }
-}
 
 /// Which instructions read the windows. A value exists only for those that this processor has: [`fill`] relies on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,14 +103,17 @@ fn fill_with<C: Classify>(
     let bytes = text.as_bytes();
     let (mut at, mut count) = (start, 0);
     while at < bytes.len() && count + WINDOW <= spans.len() {
-        // A word may follow its blank: that is looked at too.
-        if (bytes[at] | bytes.get(at + 1).unwrap_or(&0)) < 128
-            && let Some(window) = bytes[at..].first_chunk::<WINDOW>()
-        {
-            let classes = C::classify(window);
+        if let Some(window) = bytes[at..].first_chunk::<WINDOW>() {
+            let mut classes = C::classify(window);
+            let mut follow = 0;
+            if classes.high != 0 && family != Family::O200k {
+                let leads = C::leads(window);
+                leads.settle(&mut classes, scan, text, at);
+                follow = leads.follow;
+            }
             let (begins, sure) = match family {
                 Family::Gpt2 => gpt2(&classes, window),
-                Family::Cl100k { .. } => cl100k(&classes, window, scan.digits()),
+                Family::Cl100k { .. } => cl100k(&classes, window, follow, scan.digits()),
                 Family::O200k => o200k(&classes, window, scan.digits()),
             };
             if sure > 0 {
@@ -185,8 +140,9 @@ fn fill_with<C: Classify>(
 /// The last place of the window behind a run of letters or digits; 0 if there is none. `but` not there.
 #[inline(always)]
 fn last_sure(c: &Classes, but: u64) -> usize {
-    let known = (c.high & c.high.wrapping_neg()).wrapping_sub(1); // the bytes before the first that is not ASCII
-    let ends = ((c.letter << 1 & !c.letter) | (c.digit << 1 & !c.digit)) & !but & known;
+    let open = c.high & c.high.wrapping_neg(); // the first byte that is not known: white space or a number
+    let known = open.wrapping_sub(1);
+    let ends = ((c.letter << 1 & !c.letter & (known | open)) | (c.digit << 1 & !c.digit & known)) & !but;
     63 - (ends | 1).leading_zeros() as usize
 }
 
@@ -246,9 +202,13 @@ fn gpt2(c: &Classes, window: &[u8; WINDOW]) -> (u64, usize) {
 /// What cl100k and o200k have in common: places where white space and others begin, and the characters that go with
 /// a letter behind them.
 #[inline(always)]
-fn common(c: &Classes, other: u64) -> Common {
+fn common(c: &Classes, other: u64, follow: u64) -> Common {
     // The first of a run of others, without a blank before it, which would go with it.
     let alone = other & !((other | c.blank) << 1);
+    let mut whole = alone; // with the other bytes of that character
+    for _ in 0..3 {
+        whole |= whole << 1 & follow;
+    }
     // Newlines behind others go with them.
     let taken = c.newline & !c.newline.wrapping_add(c.newline & other << 1);
     let space = c.space & !taken;
@@ -266,7 +226,7 @@ fn common(c: &Classes, other: u64) -> Common {
     }
     let first = space & !(space << 1);
     let last = flat & !c.space >> 1;
-    Common { alone, taken, begins: alone | tails | first | last, before_letter: flat | alone }
+    Common { alone, taken, begins: alone | tails | first | last, before_letter: flat | whole }
 }
 
 struct Common {
@@ -277,9 +237,9 @@ struct Common {
 }
 
 #[inline(always)]
-fn cl100k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
+fn cl100k(c: &Classes, window: &[u8; WINDOW], follow: u64, digits: usize) -> (u64, usize) {
     let sure = last_sure(c, 0);
-    let common = common(c, !(c.letter | c.digit | c.space));
+    let common = common(c, !(c.letter | c.digit | c.space), follow);
     let mut begins =
         common.begins | numbers(c.digit, digits) | (c.letter & !((c.letter | common.before_letter) << 1));
     for_each_bit(c.quote & common.alone & c.letter >> 1 & below(sure), |at| {
@@ -293,10 +253,10 @@ fn cl100k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
 
 #[inline(always)]
 fn o200k(c: &Classes, window: &[u8; WINDOW], digits: usize) -> (u64, usize) {
-    // A word may go on behind its letters, with a contraction.
-    let sure = last_sure(c, c.quote);
+    // A word may go on behind its letters, with a contraction, or with letters beyond ASCII.
+    let sure = last_sure(c, c.quote | c.high);
     let other = !(c.letter | c.digit | c.space);
-    let common = common(c, other);
+    let common = common(c, other, 0);
     // Others go on behind newlines with slashes, which is rare: left to the reader of characters.
     let mut slashes = false;
     for_each_bit(common.taken << 1 & other, |at| slashes |= window[at] == b'/');
@@ -327,14 +287,8 @@ fn below(place: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::classes::windows;
     use super::*;
-
-    /// Under Miri, which is a thousand times slower, few.
-    fn windows() -> impl Iterator<Item = [u8; WINDOW]> {
-        (0..256u32)
-            .step_by(if cfg!(miri) { 37 } else { 1 })
-            .map(|shift| std::array::from_fn(|i| (i as u32 * 37 + shift) as u8))
-    }
 
     /// Through the same calls as any text, right up to the last byte of its memory.
     #[test]
@@ -361,37 +315,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn portable_classes() {
-        for window in windows() {
-            let classes = Portable::classify(&window);
-            for (at, byte) in window.iter().enumerate() {
-                let has = |mask: u64| mask >> at & 1 == 1;
-                assert_eq!(has(classes.letter), byte.is_ascii_alphabetic());
-                assert_eq!(has(classes.upper), byte.is_ascii_uppercase());
-                assert_eq!(has(classes.digit), byte.is_ascii_digit());
-                assert_eq!(has(classes.space), matches!(byte, 9..=13 | b' '));
-                assert_eq!(has(classes.newline), matches!(byte, b'\r' | b'\n'));
-                assert_eq!(has(classes.blank), *byte == b' ');
-                assert_eq!(has(classes.quote), *byte == b'\'');
-                assert_eq!(has(classes.high), *byte >= 128);
-            }
-        }
-    }
-
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn all_processors_agree() {
         #[target_feature(enable = "avx2")]
-        fn avx2(window: &[u8; WINDOW]) -> Classes {
-            x86::Avx2::classify(window)
+        fn avx2(window: &[u8; WINDOW]) -> (Classes, Leads) {
+            (x86::Avx2::classify(window), x86::Avx2::leads(window))
         }
         #[target_feature(enable = "avx512f,avx512bw")]
-        fn avx512(window: &[u8; WINDOW]) -> Classes {
-            x86::Avx512::classify(window)
+        fn avx512(window: &[u8; WINDOW]) -> (Classes, Leads) {
+            (x86::Avx512::classify(window), x86::Avx512::leads(window))
         }
         for window in windows() {
-            let expected = Portable::classify(&window);
+            let expected = (Portable::classify(&window), Portable::leads(&window));
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: asked for in the line above.
                 assert_eq!(unsafe { avx2(&window) }, expected);

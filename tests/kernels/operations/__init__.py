@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from .attention import ATTENTION
+from .cross_entropy import CROSS_ENTROPY
+from .gelu import GELU
 from .layer_norm import LAYER_NORM
+from .linear_cross_entropy import LINEAR_CROSS_ENTROPY
+from .relu2 import RELU2
+from .rope import ROPE
 from .softmax import SOFTMAX
+from .swiglu import SWIGLU
 
-OPERATIONS = [SOFTMAX, LAYER_NORM, ATTENTION]
+OPERATIONS = [
+    SOFTMAX, LAYER_NORM, ATTENTION, CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, GELU, RELU2, SWIGLU, ROPE,
+]  # fmt: skip
 
-__all__ = ["ATTENTION", "LAYER_NORM", "OPERATIONS", "SOFTMAX"]
+__all__ = [
+    "ATTENTION", "CROSS_ENTROPY", "GELU", "LAYER_NORM", "LINEAR_CROSS_ENTROPY", "OPERATIONS", "RELU2", "ROPE",
+    "SOFTMAX", "SWIGLU",
+]  # fmt: skip

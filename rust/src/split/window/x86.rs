@@ -1,6 +1,6 @@
 //! Windows by the vector instructions of x86-64. These are the only functions here that a processor may lack.
 
-use super::{Classes, Classify, Family, Scan, Span, WINDOW, fill_with};
+use super::{Classes, Classify, Family, Leads, Scan, Span, WINDOW, fill_with};
 use std::arch::x86_64::*;
 
 pub struct Avx2;
@@ -17,6 +17,42 @@ impl Classify for Avx2 {
                 std::array::from_fn(|i| u64::from(low[i]) | u64::from(high[i]) << 32);
             Classes { letter, upper, digit, space, newline, blank, quote, high }
         }
+    }
+
+    #[inline(always)]
+    fn leads(window: &[u8; WINDOW]) -> Leads {
+        // SAFETY: as above.
+        unsafe {
+            let low = half_leads(_mm256_loadu_si256(window.as_ptr().cast()));
+            let high = half_leads(_mm256_loadu_si256(window.as_ptr().add(32).cast()));
+            let [follow, two, three, first, second] =
+                std::array::from_fn(|i| u64::from(low[i]) | u64::from(high[i]) << 32);
+            Leads { follow, two, three, signs: first << 1 & second }
+        }
+    }
+}
+
+/// Of 32 bytes, those of [`Leads`]; its signs as first and second bytes.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn half_leads(x: __m256i) -> [u32; 5] {
+    // SAFETY: that is the caller's.
+    unsafe {
+        let within = |first: u8, count: i8| {
+            let above = _mm256_sub_epi8(x, _mm256_set1_epi8(first as i8));
+            _mm256_cmpeq_epi8(_mm256_min_epu8(above, _mm256_set1_epi8(count)), above)
+        };
+        let is = |byte: u8| _mm256_cmpeq_epi8(x, _mm256_set1_epi8(byte as i8));
+        let mask = |found: __m256i| _mm256_movemask_epi8(found) as u32;
+        [
+            mask(within(0x80, 0x3F)),
+            mask(_mm256_or_si256(within(0xC3, 7), within(0xD0, 1))),
+            mask(_mm256_or_si256(within(0xE5, 4), within(0xEB, 1))),
+            mask(is(0xC3)),
+            mask(_mm256_or_si256(is(0x97), is(0xB7))),
+        ]
     }
 }
 
@@ -73,6 +109,25 @@ impl Classify for Avx512 {
                 blank,
                 quote: is(b'\''),
                 high: _mm512_movepi8_mask(x),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn leads(window: &[u8; WINDOW]) -> Leads {
+        // SAFETY: as above.
+        unsafe {
+            let x = _mm512_loadu_si512(window.as_ptr().cast());
+            let within = |first: u8, count: i8| {
+                let above = _mm512_sub_epi8(x, _mm512_set1_epi8(first as i8));
+                _mm512_cmple_epu8_mask(above, _mm512_set1_epi8(count))
+            };
+            let is = |byte: u8| _mm512_cmpeq_epi8_mask(x, _mm512_set1_epi8(byte as i8));
+            Leads {
+                follow: within(0x80, 0x3F),
+                two: within(0xC3, 7) | within(0xD0, 1),
+                three: within(0xE5, 4) | within(0xEB, 1),
+                signs: is(0xC3) << 1 & (is(0x97) | is(0xB7)),
             }
         }
     }
