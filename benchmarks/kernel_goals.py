@@ -95,7 +95,7 @@ GOALS = (
     Goal(("softmax",), BOTH_WAYS, share=0.85, newer=((3, 8), 0.92), widths=(32_769, 262_144)),
     Goal(("cross_entropy",), ANY, share=0.93, widths=(768, 65_535)),
     Goal(("cross_entropy",), ANY, share=0.85, newer=((3, 8), 0.92), widths=(65_536, 262_144)),
-    Goal(("cross_entropy",), ANY, times=3.0, peers=("Liger",), widths=(768, 262_144)),
+    Goal(("cross_entropy",), ANY, times=3.0, peers=("Liger",), forms=("",), widths=(768, 262_144)),
     Goal(("linear_cross_entropy",), ("both",), most=1.15, shapes=(frozenset((8192, 128_256, 4096)),)),
     Goal(("linear_cross_entropy",), ("both",), most=1.30, shapes=(frozenset((65_536, 50_304, 768)),)),
     Goal(("gelu", "relu2", "swiglu", "rope"), BOTH_WAYS, share=0.95),
@@ -119,11 +119,9 @@ def version(triton: str | None) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def checked(goal: str, value: float | None, *, least: float | None = None, most: float | None = None) -> Check:
+def checked(goal: str, value: float | None, *, least: float = -math.inf, most: float = math.inf) -> Check:
     """A goal with its value."""
-    if value is None:
-        return {"goal": goal, "value": None, "met": None}
-    return {"goal": goal, "value": value, "met": value >= least if least is not None else value <= (most or 0.0)}
+    return {"goal": goal, "value": value, "met": None if value is None else least <= value <= most}
 
 
 def of_row(row: dict[str, Any], triton: str | None) -> list[Check]:

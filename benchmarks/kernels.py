@@ -116,7 +116,9 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
         needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
-        elif name in ("Liger", "QuACK") and (case.options or case.form in OWN_FORMS or name not in case.operation.peers):
+        elif name in ("Liger", "QuACK") and (
+            case.options or case.form in OWN_FORMS or name not in case.operation.peers
+        ):
             continue  # it has no such function
         else:
             try:
@@ -344,13 +346,8 @@ def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") 
         "copy": timing.copy_bandwidth(measure, device),
         "matmul": {dtype: timing.matmul_rate(measure, dtype, device) for dtype in needed},
     }
-    result: dict[str, Any] = facts | {
-        "benchmark": "kernels",
-        "quick": quick,
-        "limits": limits,
-        "rows": [],
-        "left_out": [],
-    }
+    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits}
+    result |= {"rows": [], "left_out": []}
     print(kernel_report.limits_line(result), flush=True)
     for case in todo:
         if quick and time.monotonic() - began > QUICK_SECONDS:
@@ -373,8 +370,11 @@ def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") 
         kernel_report.save(result, place)
     names = [name for name in NAMES if not (quick and name == "torch.compile")]
     operations = {case.operation.name: case.operation for case in todo}
-    result["overhead_us"] = {name: overheads(op, names, todo[0].dtype, device) for name, op in operations.items()}
-    result["blocks"] = {name: block(op, todo[0].dtype, device) for name, op in operations.items()}
+    try:
+        result["overhead_us"] = {name: overheads(op, names, todo[0].dtype, device) for name, op in operations.items()}
+        result["blocks"] = {name: block(op, todo[0].dtype, device) for name, op in operations.items()}
+    except Exception as error:  # such as a GPU that has given up: the rows are still to be shown
+        report.note(f"the program's own time: {report.because(error)}")
     result["seconds"] = time.monotonic() - began
     kernel_report.save(result, place)
     kernel_report.draw(result, place)

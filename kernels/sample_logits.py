@@ -243,15 +243,15 @@ def sample_logits_row(
     m = tl.maximum(tl.max(top, axis=0), LOWEST)
     bottom, hi = place(tl.min(top, axis=0)), place(m) + 1
 
-    # A place below which nothing stays, or nothing that min-p keeps; and a w.
-    lo, least = tl.full((), NOWHERE, tl.int64), min_p + 0.0
+    # A place below which nothing stays, or nothing that min-p keeps; and a w, but 0 where top-p is still to add up what
+    # top-k leaves: it counts what min-p does not keep, too.
+    lo = tl.full((), NOWHERE, tl.int64)
+    least = tl.where((top_k > 0) & (top_p < 1.0), 0.0, min_p)
     total = tl.full((), 1.0, tl.float32)  # of w, of what top-p starts from
     if top_k > 0:
         if top_k <= BLOCK:
             ones = tl.full((BLOCK,), 1.0, tl.float32)
             lo = threshold(top, ones, top_k.to(tl.float32), bottom, hi, COARSE)
-        if top_p < 1.0:
-            least = min_p * 0.0  # top-p counts what min-p does not keep
     elif top_p < 1.0:
         total = row_sum(X, n_cols, m, scale, float("-inf"), BLOCK, UNROLL)
         w = weight(top, m, scale)

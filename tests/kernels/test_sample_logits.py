@@ -259,33 +259,67 @@ def is_plausible(tokens: Tensor, p: Tensor) -> bool:
     return k < 1 or distance < k * (1 - 2 / (9 * k) + 4 * math.sqrt(2 / (9 * k))) ** 3
 
 
+DRAWS = 100_000
+
+
 def distributions() -> Iterator[tuple[Tensor, dict[str, Any]]]:
     yield torch.randn(100, generator=torch.Generator().manual_seed(1)), {}
-    how = {"temperature": 1.2, "top_k": 30, "top_p": 0.9, "min_p": 0.05}
+    how = {"temperature": 1.2, "top_k": 16, "top_p": 0.9, "min_p": 0.05}
     yield 2 * torch.randn(100, generator=torch.Generator().manual_seed(2)), how
 
 
-def drawn(draw: Draw, x: Tensor, count: int, how: dict[str, Any], device: str) -> Tensor:
-    u = torch.rand(count, generator=torch.Generator().manual_seed(3))
-    return draw(x.to(device).expand(count, -1), u.to(device), **how).cpu()
+def some_numbers() -> Tensor:
+    return torch.rand(DRAWS, generator=torch.Generator().manual_seed(3))
+
+
+def is_the_distribution(tokens: Tensor, p: Tensor) -> bool:
+    return is_plausible(tokens, p) and not is_plausible(tokens, p.roll(1))
 
 
 @pytest.mark.parametrize(("x", "how"), [*distributions()], ids=["plain", "filters"])
 @pytest.mark.parametrize(
-    ("draw", "device", "count"),
+    ("draw", "device"),
     [
-        pytest.param(native.sample_logits, "cpu", 100_000, id="torch"),
-        pytest.param(kernel.sample_logits, "cpu", 120, id="interpreter", marks=pytest.mark.skipif(
-            not interpreter.is_on(), reason="the interpreter is off")),
-        pytest.param(kernel.sample_logits, "cuda", 100_000, id="gpu", marks=pytest.mark.gpu),
+        pytest.param(native.sample_logits, "cpu", id="torch"),
+        pytest.param(kernel.sample_logits, "cuda", id="gpu", marks=pytest.mark.gpu),
     ],
-)  # fmt: skip
-def test_the_distribution(x: Tensor, how: dict[str, Any], draw: Draw, device: str, count: int) -> None:
-    p = probabilities(x.double()[None], **how)[0]
-    tokens = drawn(draw, x, count, how, device)
-    assert is_plausible(tokens, p)
-    if count >= 100_000:
-        assert not is_plausible(tokens, p.roll(1))
+)
+def test_the_distribution(x: Tensor, how: dict[str, Any], draw: Draw, device: str) -> None:
+    tokens = draw(x.to(device).expand(DRAWS, -1), some_numbers().to(device), **how).cpu()
+    assert is_the_distribution(tokens, probabilities(x.double()[None], **how)[0])
+
+
+def drawn_in_few_calls(draw: Callable[[Tensor], Tensor], numbers: Tensor) -> Tensor:
+    """The tokens of sorted ``numbers``, if larger numbers draw no smaller tokens: where two of them draw the same
+    token, so do all between, and only where they do not one in the middle is drawn."""
+    tokens = torch.full((len(numbers),), -1)
+    ends = torch.tensor([0, len(numbers) - 1])
+    tokens[ends] = draw(numbers[ends])
+    between = [(0, len(numbers) - 1)]
+    while between:
+        for first, last in between:
+            if tokens[first] == tokens[last]:
+                tokens[first:last] = tokens[first]
+        between = [(first, last) for first, last in between if last - first > 1 and tokens[first] != tokens[last]]
+        middles = torch.tensor([(first + last) // 2 for first, last in between], dtype=torch.long)
+        tokens[middles] = draw(numbers[middles])
+        halves = zip(between, middles.tolist(), strict=True)
+        between = [half for (first, last), at in halves for half in ((first, at), (at, last))]
+    return tokens
+
+
+@pytest.mark.skipif(not interpreter.is_on(), reason="the interpreter is off")
+@pytest.mark.parametrize("path", ["as launched", pytest.param("long", marks=pytest.mark.slow)])
+def test_the_distribution_in_the_interpreter(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every filter on. A draw takes tens of milliseconds here, so most are told from their neighbours, and a few
+    of these are drawn to be sure."""
+    take(path, kernel, monkeypatch)
+    x, how = [*distributions()][1]
+    numbers = some_numbers().sort().values
+    tokens = drawn_in_few_calls(lambda u: kernel.sample_logits(x.expand(len(u), -1), u, **how), numbers)
+    some = torch.randint(DRAWS, (20,), generator=torch.Generator().manual_seed(4))
+    assert torch.equal(kernel.sample_logits(x.expand(20, -1), numbers[some], **how), tokens[some])
+    assert is_the_distribution(tokens, probabilities(x.double()[None], **how)[0])
 
 
 def test_the_test_of_distributions_notices() -> None:

@@ -101,8 +101,6 @@ def test_the_command_trains_with_kernels(data: hb.TokenData, tmp_path: Path) -> 
     import subprocess
     import sys
 
-    from hornbook import ops
-
     (tmp_path / "text.txt").write_text("\n<|endoftext|>\n".join(s.text for s in fables.generate(30_000)))
     data.tokenizer.save(tmp_path / "tok")
     clean = {k: v for k, v in os.environ.items() if k not in (interpreter.VARIABLE, "HORNBOOK_KERNELS")}
