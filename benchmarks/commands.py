@@ -16,7 +16,7 @@ def bench_kernels(
     quick: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Time every kernel on this machine's GPU, against the card's limits, PyTorch and other libraries.
+    """Time every kernel on this machine's GPU, against the card's limits, its goals, PyTorch and other libraries.
 
     Writes kernels.json, kernels.md and a plot for each operation; the last line of the output is JSON. Without a CUDA
     GPU it prints how the kernels compile for GPUs.
@@ -26,7 +26,7 @@ def bench_kernels(
         shapes: in place of the usual ones, such as "softmax=8192x4096,1024x50257;attention=4x2048x16x64" (rows and
             columns; for attention sequences, tokens, heads and channels of a head).
         dtypes: number formats, of bf16, fp16 and fp32.
-        quick: fewer shapes and repetitions, meant to end within five minutes.
+        quick: fewer shapes and repetitions, to end within four minutes; what there is no time for is named.
         out: the folder for results; if not given, one named after card and date, in benchmarks/results of a checkout
             (hornbook's own, or the working directory), else in ./benchmark-results.
     """

@@ -76,7 +76,7 @@ print(f"hornbook {hornbook.__version__} ({hornbook.__file__}), torch {torch.__ve
     fi
     # Benchmarks first: of these one wants all, of tests the first minutes say most. What is left of ten minutes is
     # theirs, with half a minute to spare. Most of their time goes into compiling, so they share the cores if they can.
-    part "bench kernels" 200 "$python" -P -m hornbook bench kernels --quick ${results[@]+"${results[@]}"}
+    part "bench kernels" 240 "$python" -P -m hornbook bench kernels --quick ${results[@]+"${results[@]}"}
     part "bench model" 110 "$python" -P -m hornbook bench model --quick ${results[@]+"${results[@]}"}
     local with_gpu_tests=() file parallel=()
     while IFS= read -r file; do

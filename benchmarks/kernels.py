@@ -9,7 +9,8 @@ memory: every input read once, every output written once. Attention has two floo
 Then all implementations take turns at each shape, forward and backward separately: ``reference``, ``torch`` (the best
 of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger and QuACK too where they are
 installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is timed is first
-held against the reference in float64 on that very shape.
+held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach, and
+`kernel_report` shows all of it.
 """
 
 from __future__ import annotations
@@ -18,30 +19,28 @@ import importlib
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import geometric_mean, median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import files
 from ..errors import ConfigError, nearest
-from . import report, timing
+from . import kernel_goals, kernel_report, report, timing
+from .kernel_report import NAMES
 from .operations import OPERATIONS, Case, Function, Operation, Shape, implementation, results
 
-NAMES = ("reference", "torch", "torch.compile", "composed", "fused", "Liger", "QuACK")
 PEERS = ("torch", "torch.compile", "Liger", "QuACK")
 OURS = ("composed", "fused")
 # Of ‖result - reference‖ / ‖reference‖; rounding alone makes up to a third of it (layer_norm in bf16: 7e-3).
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
 MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
-# Compiling takes its time: after so many seconds a quick run goes on without torch.compile.
-COMPILING_SECONDS = 120.0
+PRODUCTS = "matmuls"  # not an implementation: what an operation cannot do without
+# Compiling takes its time: after so many seconds a quick run goes on without torch.compile, and then it ends.
+COMPILING_SECONDS, QUICK_SECONDS = 100.0, 180.0
 
 
 def chosen(only: str) -> list[Operation]:
@@ -90,13 +89,16 @@ def cases(only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = 
     for name in formats or [""]:
         if name not in timing.FORMATS:
             raise ConfigError(f"there is no number format {name!r}{nearest(name, timing.FORMATS)}")
-    return [
-        Case(operation, form, shape, dtype)
+    found = [
+        (number, Case(operation, form, shape, dtype))
         for operation in operations
         for dtype in formats
-        for shape in special.get(operation.name, operation.quick if quick else operation.shapes)
+        for number, shape in enumerate(special.get(operation.name, operation.quick if quick else operation.shapes))
         for form in operation.forms
     ]
+    if quick:  # the first shape of everything, then the second: it may end before all are done
+        found.sort(key=lambda pair: pair[0])
+    return [case for _, case in found]
 
 
 def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple[dict[str, Function], dict[str, str]]:
@@ -137,12 +139,12 @@ def measure_case(
     names: Sequence[str] = NAMES,
     seconds: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Check and time everybody at one case; a row for forward and one for backward, for JSON.
+    """Check and time everybody at one case; a row for each direction of the operation, for JSON.
 
     Args:
         measure: the clock.
         limits: "copy", bytes per second, and "matmul", number format → operations per second.
-        names: of `NAMES`, whom to time.
+        names: of `kernel_report.NAMES`, whom to time.
         seconds: of timed work a row.
     """
     on_gpu = device == "cuda"
@@ -188,12 +190,18 @@ def measure_case(
                 said[name] = report.because(error)
         times: dict[str, timing.Times] = {}
         calls = {name: calls[name] for name in found if name in calls}
+        if direction == "both" and "fused" in calls:
+            try:
+                products = kernel_goals.products(case.operation.name, tensors)
+                calls |= {} if products is None else {PRODUCTS: products}
+            except torch.OutOfMemoryError as error:
+                said[PRODUCTS] = report.because(error)
         while calls:
             try:
                 times = timing.round_robin(calls, measure, seconds=seconds)
                 break
             except torch.OutOfMemoryError as error:
-                largest = max(calls, key=lambda name: (name not in OURS, memory.get(name, 0)))
+                largest = max(calls, key=lambda name: (name not in (*OURS, PRODUCTS), memory.get(name, 0)))
                 said[largest] = report.because(error)
                 del calls[largest]
                 torch.cuda.empty_cache()
@@ -203,7 +211,9 @@ def measure_case(
 
 
 def upstream(y: Tensor) -> Tensor:
-    """A gradient of a result, to begin the way back with: of a loss 1, else normally distributed."""
+    """A gradient of a result, to begin the way back with: of a loss 1, else normally distributed; of ids 0, unused."""
+    if not y.is_floating_point():
+        return torch.zeros_like(y)
     return torch.ones_like(y) if y.dim() == 0 else torch.randn_like(y)
 
 
@@ -243,6 +253,7 @@ def row(
     limit = max(floors, key=lambda name: floors[name])
     floor = floors[limit] * 1000  # ms
     medians = {name: t.median for name, t in times.items()}
+    products = medians.pop(PRODUCTS, None)
     fused = medians.get("fused")
     peers = {name: medians[name] for name in PEERS if name in medians}
     best = min(peers, key=lambda name: peers[name]) if peers else None
@@ -257,7 +268,8 @@ def row(
         "flops": flops,
         "floor_ms": floor,
         "limit": limit,
-        "ms": {name: asdict(t) for name, t in times.items()},
+        "ms": {name: asdict(t) for name, t in times.items() if name != PRODUCTS},
+        "products_ms": products,
         "of_floor": {name: floor / ms for name, ms in medians.items()},
         "peak_bytes": memory,
         "error": {name: error if math.isfinite(error) else None for name, error in errors.items()},
@@ -269,22 +281,41 @@ def row(
     }
 
 
-def overheads(operation: Operation, names: Sequence[str], dtype: str = "bf16") -> dict[str, dict[str, float]]:
-    """Microseconds of the program's time per call on a tiny shape, forward and backward, of whoever can do it."""
+def overheads(
+    operation: Operation, names: Sequence[str], dtype: str = "bf16", device: str = "cuda"
+) -> dict[str, dict[str, float]]:
+    """Microseconds of the program's time per call on a tiny shape, of whoever can do it: forward, while autograd takes
+    note, and the operation's other directions."""
     case = Case(operation, next(iter(operation.forms)), operation.tiny, dtype)
-    tensors, result = case.tensors("cuda"), {}
+    tensors, result = case.tensors(device), {}
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for name, f in functions(case, names)[0].items():
         try:
             dys = [upstream(y) for y in results(f(*tensors, **case.options))]
             result[name] = {
-                direction: timing.launch_overhead(
-                    _call(f, tensors, case.options, dys, direction), torch.cuda.synchronize
-                )
-                for direction in operation.directions
+                direction: timing.launch_overhead(_call(f, tensors, case.options, dys, direction), synchronize)
+                for direction in dict.fromkeys(("forward", *operation.directions))
             }
         except Exception as error:
             report.note(f"{operation.name}: launch overhead of {name}: {report.because(error)}")
     return result
+
+
+def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> dict[str, float]:
+    """``fused`` ten times in a row, there and back, captured as a CUDA graph: how long the graph takes, how long its
+    kernels take together, in ms, and the ratio; nothing if that cannot be done."""
+    case = Case(operation, next(iter(operation.forms)), operation.quick[0], dtype)
+    try:
+        tensors, f = case.tensors(device), functions(case, ("fused",))[0]["fused"]
+        dys = [upstream(y) for y in results(f(*tensors, **case.options))]
+        replay = timing.captured(_call(f, tensors, case.options, dys, "both"), kernel_goals.BLOCK_CALLS)
+        measure = timing.CudaClock(flush=False)
+        whole = timing.round_robin({"graph": replay}, measure, seconds=0.2)["graph"].median
+        kernels = timing.kernel_time(replay)
+    except Exception as error:
+        report.note(f"{operation.name}: captured calls: {report.because(error)}")
+        return {}
+    return {"graph_ms": whole, "kernels_ms": kernels, "ratio": whole / kernels} if kernels > 0 else {}
 
 
 def run(
@@ -302,24 +333,28 @@ def run(
         return _run(todo, quick, out)
 
 
-def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
+def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") -> dict[str, Any]:
     began = time.monotonic()
     facts = report.machine()
     place = report.folder(out, facts["gpu"])
     measure = timing.CudaClock()
     needed = sorted({case.dtype for case in todo})
     limits = {
-        "copy": timing.copy_bandwidth(measure),
-        "matmul": {dtype: timing.matmul_rate(measure, dtype) for dtype in needed},
+        "copy": timing.copy_bandwidth(measure, device),
+        "matmul": {dtype: timing.matmul_rate(measure, dtype, device) for dtype in needed},
     }
-    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits, "rows": []}
-    print(limits_line(result), flush=True)
+    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits}
+    result |= {"rows": [], "left_out": []}
+    print(kernel_report.limits_line(result), flush=True)
     for case in todo:
+        if quick and time.monotonic() - began > QUICK_SECONDS:
+            result["left_out"].append(str(case))
+            continue
         slow = quick and time.monotonic() - began > COMPILING_SECONDS
         names = [name for name in NAMES if not (slow and name == "torch.compile")]
         try:
             torch.cuda.empty_cache()
-            rows = measure_case(case, measure, limits, names=names, seconds=0.3 if quick else 1.0)
+            rows = measure_case(case, measure, limits, device=device, names=names, seconds=0.3 if quick else 1.0)
         except Exception as error:  # out of memory for the inputs themselves, or a GPU that has given up
             notes = {"all": report.because(error)}
             rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in case.operation.directions]
@@ -327,143 +362,20 @@ def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
         for r in rows:
             if slow:
                 r["notes"]["torch.compile"] = "not run, so that --quick ends in time"
-            print(line(r), flush=True)
-        save(result, place)
+            r["goals"] = kernel_goals.of_row(r, facts["triton"])
+            print(kernel_report.line(r), flush=True)
+        kernel_report.save(result, place)
     names = [name for name in NAMES if not (quick and name == "torch.compile")]
     operations = {case.operation.name: case.operation for case in todo}
     try:
-        result["overhead_us"] = {name: overheads(op, names, todo[0].dtype) for name, op in operations.items()}
-    except Exception as error:
-        report.note(f"launch overhead: {report.because(error)}")
+        result["overhead_us"] = {name: overheads(op, names, todo[0].dtype, device) for name, op in operations.items()}
+        result["blocks"] = {name: block(op, todo[0].dtype, device) for name, op in operations.items()}
+    except Exception as error:  # such as a GPU that has given up: the rows are still to be shown
+        report.note(f"the program's own time: {report.because(error)}")
     result["seconds"] = time.monotonic() - began
-    save(result, place)
-    draw(result, place)
-    print("\n" + markdown(result))
+    kernel_report.save(result, place)
+    kernel_report.draw(result, place)
+    print("\n" + kernel_report.markdown(result))
     report.note(f"{place}: kernels.json, kernels.md and a plot per operation")
-    print(json.dumps(digest(result) | {"out": str(place)}))
+    print(json.dumps(kernel_report.digest(result) | {"out": str(place)}))
     return result
-
-
-# What is said of it.
-
-
-def limits_line(result: dict[str, Any]) -> str:
-    """What the card can do."""
-    rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in result["limits"]["matmul"].items())
-    return f"{result['gpu']}: copies {result['limits']['copy'] / 1e12:.2f} TB/s (read + written); matmul {rates}"
-
-
-def title(r: dict[str, Any], direction: bool = True) -> str:
-    """A row's case."""
-    shape = "x".join(map(str, r["shape"]))
-    return " ".join(filter(None, [r["operation"], r["form"], shape, r["dtype"], r["direction"] * direction]))
-
-
-def line(r: dict[str, Any]) -> str:
-    """A row in one line."""
-    times = ", ".join(f"{name} {report.number(t['median'] * 1000)}" for name, t in r["ms"].items())
-    compared = f"; fused is at {r['of_floor']['fused']:.2f} of the floor" if "fused" in r["ms"] else ""
-    if r["vs_reference"]:
-        compared += f", {report.number(r['vs_reference'])}x reference"
-    if r["vs_best_peer"]:
-        compared += f", {report.number(r['vs_best_peer'])}x {r['best_peer']}"
-    verdict = "" if r["verdict"] == "ok" else f"  {r['verdict']}"
-    notes = "".join(f"\n    {name}: {text}" for name, text in r["notes"].items())
-    return f"{title(r)}: µs: floor {report.number(r['floor_ms'] * 1000)}, {times}{compared}{verdict}{notes}"
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The result as Markdown: times, memory, launches, notes."""
-    rows: list[dict[str, Any]] = result["rows"]
-    names = [name for name in NAMES if any(name in r["ms"] for r in rows)]
-    facts = f"{result['date']}, torch {result['torch']}, triton {result['triton']}, hornbook {result['hornbook']}"
-    text = f"# Kernels on {result['gpu']}\n\n{limits_line(result)}. {facts}.\n\n"
-    text += (
-        "Median µs, and in brackets the share of the floor that this is; the floor is what the bytes (memory) or the "
-        "products of matrices (matmul) of a call take at the card's measured limit. The last columns compare `fused`: "
-        "above 1 it is faster.\n\n"
-    )
-
-    def cell(r: dict[str, Any], name: str) -> str:
-        if name not in r["ms"]:
-            return "–"
-        return f"{report.number(r['ms'][name]['median'] * 1000)} ({r['of_floor'][name]:.2f})"
-
-    def best(r: dict[str, Any]) -> str:
-        return f"{report.number(r['vs_best_peer'])} ({r['best_peer']})" if r["vs_best_peer"] else "–"
-
-    text += report.table(
-        ["case", "floor", *names, "against reference", "against the best peer", "check"],
-        [
-            [
-                title(r),
-                f"{report.number(r['floor_ms'] * 1000)} {r['limit']}",
-                *(cell(r, name) for name in names),
-                report.number(r["vs_reference"]),
-                best(r),
-                r["verdict"],
-            ]
-            for r in rows
-        ],
-    )
-    text += "\nPeak memory of a call, MiB, its result and what it keeps for backward included:\n\n"
-    text += report.table(
-        ["case", *names],
-        [[title(r), *(report.number(_mebibytes(r["peak_bytes"].get(name))) for name in names)] for r in rows],
-    )
-    if found := result.get("overhead_us"):
-        names = [name for name in NAMES if any(name in of for of in found.values())]
-        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward (or both):\n\n"
-        text += report.table(
-            ["operation", *names],
-            [
-                [name, *(" / ".join(report.number(us) for us in of[n].values()) if n in of else "–" for n in names)]
-                for name, of in found.items()
-            ],
-        )
-    notes = [f"- {title(r, direction=False)}: {name}: {words}\n" for r in rows for name, words in r["notes"].items()]
-    return text + ("\nNotes:\n\n" + "".join(dict.fromkeys(notes)) if notes else "")
-
-
-def _mebibytes(size: int | None) -> float | None:
-    return None if size is None else size / 2**20
-
-
-def save(result: dict[str, Any], place: Path) -> None:
-    """kernels.json and kernels.md; after every case, so that a run that is stopped leaves what it has."""
-    files.write_json(place / "kernels.json", result)
-    files.write(place / "kernels.md", markdown(result))
-
-
-def draw(result: dict[str, Any], place: Path) -> None:
-    """A plot for each operation: everybody's share of the floor."""
-    for operation in dict.fromkeys(r["operation"] for r in result["rows"]):
-        rows = [r for r in result["rows"] if r["operation"] == operation]
-        series = {name: [r["of_floor"].get(name) for r in rows] for name in NAMES}
-        series = {name: values for name, values in series.items() if any(values)}
-        labels = [title(r).removeprefix(operation).strip() for r in rows]
-        axis = "share of what the card can do (1: nobody can be faster)"
-        report.bars(place / f"{operation}.svg", f"{operation} on {result['gpu']}", axis, labels, series)
-
-
-def digest(result: dict[str, Any]) -> dict[str, Any]:
-    """The result in a few numbers: for each operation the median share of the floor, and mean ratios."""
-    operations = {}
-    for operation in dict.fromkeys(r["operation"] for r in result["rows"]):
-        rows = [r for r in result["rows"] if r["operation"] == operation]
-        found = {key: [r[key] for r in rows if r[key]] for key in ("vs_reference", "vs_best_peer")}
-        shares = [r["of_floor"]["fused"] for r in rows if "fused" in r["of_floor"]]
-        operations[operation] = {
-            "of_floor": round(median(shares), 3) if shares else None,
-            **{key: round(geometric_mean(values), 3) if values else None for key, values in found.items()},
-        }
-    verdicts = Counter(r["verdict"].partition(":")[0] for r in result["rows"])
-    return {
-        "gpu": result["gpu"],
-        "copy_tb_per_s": round(result["limits"]["copy"] / 1e12, 3),
-        "matmul_tflop_per_s": {name: round(rate / 1e12, 1) for name, rate in result["limits"]["matmul"].items()},
-        "rows": len(result["rows"]),
-        "wrong": verdicts["WRONG"],
-        "failed": verdicts["FAILED"],
-        "fused": operations,
-    }

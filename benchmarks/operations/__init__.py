@@ -18,6 +18,7 @@ from . import (
     relu2,
     rms_norm,
     rope,
+    sample_logits,
     softmax,
     swiglu,
 )
@@ -25,6 +26,7 @@ from .base import Case, Function, Operation, Shape, results
 
 MODULES = (
     softmax, layer_norm, rms_norm, add_norm, attention, cross_entropy, linear_cross_entropy, gelu, relu2, swiglu, rope,
+    sample_logits,
 )  # fmt: skip
 OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 

@@ -33,6 +33,13 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Chances:
+    """An input of fp32 numbers from 0 to below 1, evenly distributed."""
+
+    shape: Shape
+
+
+@dataclass(frozen=True)
 class Operation:
     """What there is to know about an operation in order to time it, and to compile it without a GPU."""
 
@@ -46,7 +53,7 @@ class Operation:
     """so small that only the launch costs time"""
     forms: dict[str, dict[str, Any]]
     """name → arguments"""
-    inputs: Callable[[Shape, str], list[Shape | Ids | Fixed]]
+    inputs: Callable[[Shape, str], list[Shape | Ids | Fixed | Chances]]
     work: Callable[[Shape, str, str, int], tuple[int, int]]
     """(shape, form, direction, bytes of a number) → bytes to move, operations in products of matrices"""
     error: Callable[[Case, list[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], float]
@@ -84,9 +91,11 @@ class Case:
         """Fresh random inputs; those of numbers want gradients, unless they are `Fixed`."""
         dtype = FORMATS[self.dtype]
 
-        def tensor(what: Shape | Ids | Fixed) -> Tensor:
+        def tensor(what: Shape | Ids | Fixed | Chances) -> Tensor:
             if isinstance(what, Ids):
                 return torch.randint(what.below, what.shape, device=device)
+            if isinstance(what, Chances):
+                return torch.rand(what.shape, device=device)
             shape = what.shape if isinstance(what, Fixed) else what
             return torch.randn(shape, device=device, dtype=dtype, requires_grad=not isinstance(what, Fixed))
 

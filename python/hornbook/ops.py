@@ -53,7 +53,7 @@ IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
 KERNELS = frozenset(
     {
         "add_norm", "attention", "cross_entropy", "gelu", "layer_norm", "linear_cross_entropy", "relu2", "rms_norm",
-        "rope", "softmax", "swiglu",
+        "rope", "sample_logits", "softmax", "swiglu",
     }
 )  # fmt: skip
 COMPOSED = frozenset({"attention"})

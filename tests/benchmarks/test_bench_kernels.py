@@ -1,4 +1,4 @@
-"""The benchmarks of kernels and models: floors, options, checks, reports; on a CPU with two implementations."""
+"""The benchmark of kernels: floors, options, checks, reports; on a CPU with two implementations."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hornbook import ops
-from hornbook.benchmarks import aot, kernels, operations, timing
-from hornbook.benchmarks import model as model_
+from hornbook.benchmarks import aot, kernel_report, kernels, operations, timing
 from hornbook.benchmarks.operations import OPERATIONS, Case, softmax
 from hornbook.cli import main
 from hornbook.errors import ConfigError
@@ -40,12 +39,15 @@ def case(operation: str, form: str, shape: tuple[int, ...], dtype: str = "fp32")
         ("attention", "full", (2, 3, 5, 8), (3840, 2880), (7680, 7200)),
         # 6 pairs a head
         ("attention", "causal", (2, 3, 5, 8), (3840, 1920), (7680, 4800)),
+        # logits, and a number and an id of 4 and 8 bytes a row
+        ("sample_logits", "top-p", (2, 3), (48, 0), None),
     ],
 )
 def test_least_work(operation: str, form: str, shape: tuple[int, ...], forward: Any, backward: Any) -> None:
     assert case(operation, form, shape).work("forward") == forward
-    assert case(operation, form, shape).work("backward") == backward
-    assert case(operation, form, shape, "bf16").work("forward")[0] == forward[0] / 2
+    if backward is not None:
+        assert case(operation, form, shape).work("backward") == backward
+        assert case(operation, form, shape, "bf16").work("forward")[0] == forward[0] / 2
 
 
 @pytest.mark.parametrize(
@@ -111,23 +113,23 @@ def test_comparisons() -> None:
 
 def test_reports(tmp_path: Path) -> None:
     result = result_for_test()
-    kernels.save(result, tmp_path)
-    kernels.draw(result, tmp_path)
+    kernel_report.save(result, tmp_path)
+    kernel_report.draw(result, tmp_path)
     assert json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"] == result["rows"]
     text = (tmp_path / "kernels.md").read_text(encoding="utf-8")
     assert (
         "| softmax 2x3 fp32 forward | 0.048 memory | 0.48 (0.10) | 0.192 (0.25) | 0.06 (0.80) | 0.12 (0.40) |" in text
     )
-    assert "| 8 | 2 (Liger) | ok |" in text
+    assert "| 8 | 2 (Liger) | – | ok |" in text
     assert "WRONG: fused" in text
     assert "- softmax 2x3 fp32: torch.compile: no compiler" in text
     assert "| softmax | 9.5 / 12 |" in text
     assert (tmp_path / "softmax.svg").stat().st_size > 1000
-    digest = kernels.digest(result)
+    digest = kernel_report.digest(result)
     assert (digest["wrong"], digest["failed"], digest["rows"]) == (1, 0, 2)
     assert digest["fused"]["softmax"]["vs_best_peer"] == 1.0  # 2 and 0.5
     json.dumps(digest, allow_nan=False)
-    assert "8x reference, 2x Liger" in kernels.line(result["rows"][0])
+    assert "8x reference, 2x Liger" in kernel_report.line(result["rows"][0])
 
 
 def test_options() -> None:
@@ -169,7 +171,10 @@ CPU_CASES = [
     case("layer_norm", "", (7, 40)),
     case("attention", "causal", (2, 70, 2, 16)),
     case("attention", "full", (2, 70, 2, 16)),
+    case("sample_logits", "all filters", (6, 200)),
+    case("sample_logits", "no filter", (6, 200)),
 ]
+WITH_GRADIENTS = [c for c in CPU_CASES if "backward" in c.operation.directions]
 
 
 def measured(c: Case, *names: str) -> list[dict[str, Any]]:
@@ -178,9 +183,9 @@ def measured(c: Case, *names: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("c", CPU_CASES, ids=str)
 def test_measuring(c: Case) -> None:
-    forward, backward = measured(c, "reference", "torch")
-    assert (forward["direction"], backward["direction"]) == ("forward", "backward")
-    for r in (forward, backward):
+    rows = measured(c, "reference", "torch")
+    assert tuple(r["direction"] for r in rows) == c.operation.directions
+    for r in rows:
         assert list(r["ms"]) == ["reference", "torch"]
         assert r["error"]["torch"] < 1e-6
         assert not r["notes"]
@@ -221,7 +226,7 @@ def test_a_wrong_loss_is_noticed(c: Case, fault: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("fault", ["result", "gradient", "hidden", "crash"])
-@pytest.mark.parametrize("c", CPU_CASES, ids=str)
+@pytest.mark.parametrize("c", WITH_GRADIENTS, ids=str)
 def test_whoever_is_wrong_is_not_timed(c: Case, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """3 % more at the end, or a gradient that is an eighth too long, or something where nothing is seen."""
     right = operations.implementation("torch", c.operation.name)
@@ -245,6 +250,36 @@ def test_whoever_is_wrong_is_not_timed(c: Case, fault: str, monkeypatch: pytest.
     for r in measured(c, "reference", "torch"):
         assert list(r["ms"]) == ["reference"]
         assert "not timed" in r["notes"]["torch"] or "out of ideas" in r["notes"]["torch"]
+
+
+@pytest.mark.parametrize(("wrong", "share"), [(0, 0.0), (1, 1 / 6), (6, 1.0)])
+@pytest.mark.parametrize("fault", ["another token", "no token", "a token that is left out"])
+def test_tokens_that_are_not_the_ones_drawn(wrong: int, share: float, fault: str, monkeypatch: Any) -> None:
+    """The error is the share of rows with a wrong token; a token on the boundary is right either way."""
+    c = case("sample_logits", "all filters", (6, 200))
+    right = operations.implementation("torch", "sample_logits")
+
+    def draw(logits: torch.Tensor, uniform: torch.Tensor, **how: Any) -> torch.Tensor:
+        tokens = right(logits, uniform, **how)
+        others = right(logits, (uniform + 0.5) % 1, **how | {"top_k": 2, "top_p": 1.0, "min_p": 0.0})
+        others = torch.where(others == tokens, logits.topk(2).indices.sum(1) - others, others)
+        bad = {"another token": others, "no token": torch.full_like(tokens, 200), "a token that is left out": None}
+        replaced = logits.argmin(1) if bad[fault] is None else bad[fault]
+        return torch.cat((replaced[:wrong], tokens[wrong:]))
+
+    names = {"reference": operations.implementation("reference", "sample_logits"), "fused": draw}
+    monkeypatch.setattr(kernels, "implementation", lambda name, operation: names[name])
+    (r,) = measured(c, "reference", "fused")
+    assert r["error"]["fused"] == pytest.approx(share)
+    assert r["verdict"] == ("WRONG: fused" if wrong else "ok")
+
+
+def test_a_token_on_the_boundary_is_right() -> None:
+    c = case("sample_logits", "no filter", (2, 4))
+    logits, uniform = torch.zeros(2, 4), torch.tensor([0.25 - 1e-6, 0.25 + 1e-6])
+    for tokens, share in (([0, 1], 0.0), ([1, 0], 0.0), ([2, 1], 0.5)):
+        error = c.operation.error(c, [logits, uniform], [], [torch.tensor(tokens)], [])
+        assert error == share
 
 
 def test_ours_is_timed_and_marked_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,71 +386,16 @@ def test_faults_of_options_come_first(argv: list[str], words: str) -> None:
     assert words in str(end.value)
 
 
-def test_model_on_a_cpu(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = {"context_length": 32, "n_layer": 1, "n_head": 2, "d_model": 32, "vocab_size": 64}
-    preset = model_.GPTConfig.preset
-    monkeypatch.setattr(model_.GPTConfig, "preset", lambda name: preset(name, **shape))
-    clock = iter(range(1, 10_000))
-    monkeypatch.setattr(timing, "host_clock", lambda call: (call(), float(next(clock)))[1])
-    main(["bench", "model", "--preset", "nano", "--device", "cpu", "--quick", "--out", str(tmp_path)])
-    said = capsys.readouterr().out
-    digest = json.loads(said.splitlines()[-1])
-    assert set(digest["tokens_per_second"]) == {"reference", "torch"}
-    assert (digest["wrong"], digest["failed"], digest["rows"]) == ([], [], 2)
-    result = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
-    first = result["first_step"]
-    assert first["loss"]["torch"] == pytest.approx(math.log(64), rel=0.1)
-    assert 0 < first["gradient"]["torch"] < 1e-5
-    training = result["training"]
-    assert training["tokens_per_second"]["torch"] == pytest.approx(64 / training["ms"]["torch"]["median"] * 1000)
-    assert [d["cached"] for d in result["decoding"]] == [31, 31]
-    assert "| torch |" in (tmp_path / "model.md").read_text(encoding="utf-8")
-
-
-def test_a_model_that_disagrees_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = model_.GPTConfig(context_length=16, n_layer=1, n_head=2, d_model=32, vocab_size=64)
-    training = model_.Training(config, torch.device("cpu"), "fp32")
-    notes: dict[str, str] = {}
-    assert model_.agreement(training, ["reference", "torch"], (2,), "fp32", notes)["wrong"] == []
-    right = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **o: right(*a, **o) * 0.9)
-    found = model_.agreement(training, ["reference", "torch"], (2,), "fp32", notes)
-    assert found["wrong"] == ["torch"]
-    assert not notes
-
-
-def test_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference has memory for 2 rows; where even one row is too much, it is left out and the others go on."""
-    config = model_.GPTConfig(context_length=16, n_layer=1, n_head=2, d_model=32, vocab_size=64)
-    training = model_.Training(config, torch.device("cpu"), "fp32")
-    first, room = training.first, 2
-
-    def tight(name: str) -> Any:
-        if name == "reference" and len(training.ids) > room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return first(name)
-
-    monkeypatch.setattr(training, "first", tight)
-    notes: dict[str, str] = {}
-    assert set(model_.agreement(training, ["reference", "torch"], (8, 4, 2, 1), "fp32", notes)["loss"]) == {
-        "reference",
-        "torch",
-    }
-    assert len(training.ids) == 2
-    assert not notes
-    room = 0
-    assert set(model_.agreement(training, ["reference", "torch"], (2, 1), "fp32", notes)["loss"]) == {"torch"}
-    assert "out of memory" in notes["reference"]
-
-
 @pytest.mark.gpu
 def test_kernels_on_a_gpu(tmp_path: Path, capsys) -> None:
-    shapes = "softmax=64x256;layer_norm=64x256;attention=1x128x2x64"
-    main(["bench", "kernels", "--quick", "--shapes", shapes, "--out", str(tmp_path)])
+    shapes = "softmax=64x256;layer_norm=64x256;attention=1x128x2x64;sample_logits=8x1024"
+    only = "softmax,layer_norm,attention,sample_logits"
+    main(["bench", "kernels", "--quick", "--only", only, "--shapes", shapes, "--out", str(tmp_path)])
     digest = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (digest["rows"], digest["wrong"], digest["failed"]) == (10, 0, 0)
+    assert (digest["rows"], digest["wrong"], digest["failed"]) == (13, 0, 0)
+    assert digest["goals"]["met"] + digest["goals"]["missed"] == 8  # of the host: two for each operation
     assert {path.name for path in tmp_path.iterdir()} == {
-        "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg",
+        "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg", "sample_logits.svg",
     }  # fmt: skip
     for r in json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"]:
         assert {"reference", "torch", "fused"} <= set(r["ms"])

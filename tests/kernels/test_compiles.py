@@ -32,7 +32,8 @@ def head_dim(row: dict[str, Any]) -> int:
 def test_everything_compiles(rows: list[dict[str, Any]]) -> None:
     assert not [f"{name(r)}: {r['error']}" for r in rows if "error" in r]
     assert {r["target"] for r in rows} == set(aot.TARGETS)
-    assert {r["operation"] for r in rows} == {operation.name for operation in OPERATIONS}
+    with_gradients = {operation.name for operation in OPERATIONS}
+    assert {r["operation"] for r in rows} == with_gradients | {"sample_logits"}
 
 
 def test_shared_memory_fits(rows: list[dict[str, Any]]) -> None:
@@ -78,9 +79,16 @@ SUMS = ("norm_long_row_means", "norm_sum_parts", "pointwise_bias")
 
 def test_rows_are_read_and_written_in_wide_pieces(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        if row["operation"] != "attention":
+        if row["operation"] not in ("attention", "sample_logits"):
             assert row["wide_loads"] or row["kernel"] == "pointwise_bias", name(row)
             assert row["wide_stores"] or row["kernel"] in SUMS, name(row)
+
+
+def test_logits_are_read_in_wide_pieces(rows: list[dict[str, Any]]) -> None:
+    """In the pass over the whole row. What is read again lies far apart, and what is written is a number a row."""
+    for row in rows:
+        if row["operation"] == "sample_logits":
+            assert row["wide_loads"] >= 8, name(row)
 
 
 def test_the_committed_table_is_of_these_kernels(rows: list[dict[str, Any]]) -> None:
