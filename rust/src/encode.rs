@@ -1,14 +1,14 @@
 //! Text to ids.
 //!
-//! The text is cut into pieces ([`crate::split`]), [`BATCH`] at a time, and each batch goes through four short loops:
-//! the keys of the pieces, what the cache knows of them, the few that it does not know, and the ids in order. Each loop
-//! does one thing to all pieces, without a jump that the processor could guess wrong, and asks for memory long before
-//! the next one needs it.
+//! The text is cut into pieces ([`crate::split`]), [`BATCH`] at a time, and each batch goes through short loops: which
+//! pieces came just before ([`Hot`]), what the cache knows of the others, the few that it does not know, and the ids in
+//! order. Each loop does one thing to all pieces, without a jump that the processor could guess wrong, and asks for
+//! memory long before the next one needs it.
 
 use std::sync::OnceLock;
 use std::thread::available_parallelism;
 
-use crate::cache::{COUNT_SHIFT, Cache, Few, LongCache, few};
+use crate::cache::{COUNT_SHIFT, Cache, Few, Hot, LongCache, few};
 use crate::error::{Result, Watch};
 use crate::merge::{self, GROUP, Scratch};
 use crate::piece::{self, Key};
@@ -20,6 +20,7 @@ use crate::tokenizer::{Rule, Tokenizer};
 pub struct Worker {
     splitter: Splitter,
     scratch: Box<Scratch>,
+    hot: Hot,
     cache: Cache,
     long: LongCache,
     batch: Box<Batch>,
@@ -41,21 +42,45 @@ struct Batch {
     hashes: [u64; BATCH],
     /// The ids of each piece; where their number is [`MANY`], the second and third number say where in `many` they are.
     ids: [Few; BATCH],
-    /// Which of the pieces are not where the cache is looked into first.
+    /// Which of the pieces are not in the table of hot ones.
+    rest: [u16; BATCH],
+    /// Which of these are not where the cache is looked into first.
     missing: [u16; BATCH + 1],
     /// Which of these belong to the cache of long ones, and their hashes there.
     longs: [u16; BATCH + 1],
     long_hashes: [u64; BATCH],
     many: Vec<u32>,
     /// The ids of all pieces one after another.
-    block: [u32; 4 * BATCH + SEVERAL],
+    block: [u32; ROOM + 4],
 }
 
 /// Stands for the number of a piece's ids if [`Few`] cannot hold them.
 const MANY: u32 = 15;
 /// Up to so many ids of a piece are copied among those of the others.
 const SEVERAL: usize = 16;
+/// From so many ids on a block is full.
+const ROOM: usize = 4 * BATCH;
 const ID: u32 = (1 << COUNT_SHIFT) - 1;
+
+/// Copies the ids of the pieces from number `next` on to `block`, behind the `used` that are there, until a piece has
+/// [`MANY`] or the room ends. Returns the next piece and how many ids there are then.
+///
+/// All four numbers of [`Few`] are copied whatever their count: no copy whose length is not known beforehand.
+#[inline(never)] // as Hot::find
+fn line_up(ids: &[Few], mut next: usize, block: &mut [u32; ROOM + 4], mut used: usize) -> (usize, usize) {
+    const IDS: u128 = u128::MAX << 32 | ID as u128;
+    for few in &ids[next..] {
+        let few: u128 = bytemuck::cast(*few);
+        let count = few as u32 >> COUNT_SHIFT;
+        if count == MANY || used > ROOM {
+            break;
+        }
+        block[used..][..4].copy_from_slice(&bytemuck::cast::<u128, [u32; 4]>(few & IDS));
+        used += count as usize;
+        next += 1;
+    }
+    (next, used)
+}
 
 impl Batch {
     fn new() -> Box<Self> {
@@ -63,42 +88,42 @@ impl Batch {
             keys: [0; BATCH],
             hashes: [0; BATCH],
             ids: [[0; 4]; BATCH],
+            rest: [0; BATCH],
             missing: [0; BATCH + 1],
             longs: [0; BATCH + 1],
             long_hashes: [0; BATCH],
             many: Vec::new(),
-            block: [0; 4 * BATCH + SEVERAL],
+            block: [0; ROOM + 4],
         })
     }
 
-    /// Calls `each` with ids, in order: those of one piece, or of several. All four numbers of [`Few`] are copied whatever
-    /// their count: no copy whose length is not known beforehand.
+    /// Calls `each` with ids, in order: those of one piece, or of several.
     fn for_each_run(&mut self, pieces: usize, mut each: impl FnMut(&[u32])) {
-        let mut used = 0;
-        for ids in &self.ids[..pieces] {
-            let count = ids[0] >> COUNT_SHIFT;
-            if count == MANY {
-                let (from, count) = (ids[1] as usize, ids[2] as usize);
-                if count > SEVERAL || used + SEVERAL > self.block.len() {
-                    each(&self.block[..used]);
-                    used = 0;
-                }
-                match self.many[from..].first_chunk::<SEVERAL>() {
-                    _ if count > SEVERAL => each(&self.many[from..from + count]),
-                    Some(chunk) => self.block[used..][..SEVERAL].copy_from_slice(chunk),
-                    None => self.block[used..][..count].copy_from_slice(&self.many[from..from + count]),
-                }
-                used += if count > SEVERAL { 0 } else { count };
-                continue;
-            }
-            if used + 4 > self.block.len() {
+        let (mut next, mut used) = (0, 0);
+        loop {
+            (next, used) = line_up(&self.ids[..pieces], next, &mut self.block, used);
+            if used > ROOM {
                 each(&self.block[..used]);
                 used = 0;
+            } else if next < pieces {
+                let (from, count) = (self.ids[next][1] as usize, self.ids[next][2] as usize);
+                next += 1;
+                let ids = &self.many[from..from + count];
+                match self.block[used..].get_mut(..count) {
+                    Some(room) if count <= SEVERAL => {
+                        room.copy_from_slice(ids);
+                        used += count;
+                    }
+                    _ => {
+                        each(&self.block[..used]);
+                        each(ids);
+                        used = 0;
+                    }
+                }
+            } else {
+                return each(&self.block[..used]);
             }
-            self.block[used..][..4].copy_from_slice(&[ids[0] & ID, ids[1], ids[2], ids[3]]);
-            used += count as usize;
         }
-        each(&self.block[..used]);
     }
 
     fn set_many(&mut self, index: usize, ids: &[u32]) {
@@ -117,6 +142,7 @@ impl Tokenizer {
         let mut worker = idle.unwrap_or_else(|| Worker {
             splitter: self.splitter.clone(),
             scratch: Box::default(),
+            hot: Hot::default(),
             cache: Cache::default(),
             long: LongCache::default(),
             batch: Batch::new(),
@@ -209,12 +235,12 @@ impl Tokenizer {
         watch: &mut dyn Watch,
         mut each: impl FnMut(&mut Batch, &[Span]) -> Result<()>,
     ) -> Result<()> {
-        let Worker { splitter, scratch, cache, long, batch } = worker;
+        let Worker { splitter, scratch, hot, cache, long, batch } = worker;
         let bytes = text.as_bytes();
         if cache.lines().is_empty() {
             cache.grow(0, std::iter::empty());
         }
-        let mut finder = Finder { tokenizer: self, cache, long, scratch };
+        let mut finder = Finder { tokenizer: self, hot, cache, long, scratch };
         let mut batches = 0u32;
         splitter.for_each_batch(text, self.rule == Rule::Ranks, |spans| {
             finder.find(bytes, spans, batch, watch)?;
@@ -264,6 +290,7 @@ const BATCHES_PER_TICK: u32 = 1024;
 /// What finds the ids of pieces.
 struct Finder<'a> {
     tokenizer: &'a Tokenizer,
+    hot: &'a mut Hot,
     cache: &'a mut Cache,
     long: &'a mut LongCache,
     scratch: &'a mut Scratch,
@@ -272,23 +299,8 @@ struct Finder<'a> {
 impl Finder<'_> {
     /// Fills `batch` with the ids of the pieces at `spans`, of which there are at most [`BATCH`].
     fn find(&mut self, text: &[u8], spans: &[Span], batch: &mut Batch, watch: &mut dyn Watch) -> Result<()> {
-        let lines = self.cache.lines();
-        for ((span, key), hash) in spans.iter().zip(&mut batch.keys).zip(&mut batch.hashes) {
-            *key = piece::key(text, *span);
-            *hash = piece::hash(*key);
-            piece::prefetch(&lines[piece::place(*hash, lines.len())]);
-        }
-        let (mut count, mut longs) = (0, 0);
-        let pieces = batch.keys.iter().zip(&batch.hashes).zip(&mut batch.ids);
-        for (index, ((&key, &hash), ids)) in pieces.enumerate().take(spans.len()) {
-            let slot = lines[piece::place(hash, lines.len())].slot(key);
-            *ids = slot.ids;
-            let longer = slot.ids[0] == LONGER[0];
-            batch.missing[count] = index as u16;
-            count += usize::from((slot.key != key) | longer);
-            batch.longs[longs] = index as u16;
-            longs += usize::from((key == piece::LONG) | ((slot.key == key) & longer));
-        }
+        let rest = self.hot.find(text, spans, &mut batch.ids, &mut batch.rest);
+        let (count, longs) = self.find_rest(text, spans, rest, batch);
         batch.many.clear();
         // Of the long ones, first the slots are asked for, then what these point to.
         for (&index, hash) in batch.longs[..longs].iter().zip(&mut batch.long_hashes) {
@@ -320,6 +332,37 @@ impl Finder<'_> {
         Ok(())
     }
 
+    /// Looks for the first `rest` of `batch.rest` where the cache should have them. Returns how many are not there
+    /// (`batch.missing`) and how many belong to the long ones (`batch.longs`).
+    #[inline(never)] // as Hot::find
+    fn find_rest(&mut self, text: &[u8], spans: &[Span], rest: usize, batch: &mut Batch) -> (usize, usize) {
+        let lines = self.cache.lines();
+        let rest = &batch.rest[..rest];
+        for &index in rest {
+            let index = usize::from(index) % BATCH;
+            let key = piece::key(text, spans[index]);
+            let hash = piece::hash(key);
+            (batch.keys[index], batch.hashes[index]) = (key, hash);
+            piece::prefetch(&lines[piece::place(hash, lines.len())]);
+        }
+        let (mut count, mut longs) = (0, 0);
+        for &small in rest {
+            let index = usize::from(small) % BATCH;
+            let (key, hash) = (batch.keys[index], batch.hashes[index]);
+            let slot = lines[piece::place(hash, lines.len())].slot(key);
+            batch.ids[index] = slot.ids;
+            let longer = slot.ids[0] == LONGER[0];
+            batch.missing[count] = small;
+            count += usize::from((slot.key != key) | longer);
+            batch.longs[longs] = small;
+            longs += usize::from((key == piece::LONG) | ((slot.key == key) & longer));
+            if (slot.key == key) & !longer {
+                self.hot.insert(slot, hash);
+            }
+        }
+        (count, longs)
+    }
+
     /// The ids of a piece that is not at its first place in the cache, if they are known otherwise. Those of a very long
     /// one are found here, too. `long`: its hash, if it belongs to the cache of long ones for sure.
     fn recall(
@@ -331,7 +374,7 @@ impl Finder<'_> {
         watch: &mut dyn Watch,
     ) -> Result<bool> {
         let key = batch.keys[index];
-        let Finder { tokenizer, cache, long: longs, scratch } = self;
+        let Finder { tokenizer, cache, long: longs, scratch, .. } = self;
         let mut hash = long;
         if hash.is_none() {
             match cache.find(key, batch.hashes[index]) {
@@ -377,7 +420,7 @@ impl Finder<'_> {
         for (piece, &index) in pieces.iter_mut().zip(new) {
             *piece = &text[spans[index].0..spans[index].1];
         }
-        let Finder { tokenizer, cache, long, scratch } = self;
+        let Finder { tokenizer, cache, long, scratch, .. } = self;
         tokenizer.merges.apply_group(&pieces[..new.len()], scratch, |place, ids| {
             let (index, piece) = (new[place], pieces[place]);
             let key = batch.keys[index];

@@ -136,7 +136,7 @@ impl Tally {
     pub fn from_bytes(data: &[u8], watch: &mut dyn Watch) -> Result<Tally> {
         if !data.starts_with(MAGIC) {
             let known = data.starts_with(&MAGIC[..MAGIC.len() - 1]);
-            let what = if known { "a count file of another version of Hornbook" } else { "no count file" };
+            let what = if known { "a count file of another version of Hornbook" } else { "not a count file" };
             return Err(Error::data(format!("{what}; make it with `hornbook tokenizer count`")));
         }
         let (body, sum) = data.split_last_chunk::<4>().ok_or_else(|| broken("it is too short"))?;

@@ -269,7 +269,7 @@ def test_prepare_takes_a_corpus_by_name(made: Path, tmp_path: Path) -> None:
         (["tokenizer", "count", "--out", "c"], 1, "which text?"),
         (["tokenizer", "train", "{latin}", "--counts", "c", "--out", "t"], 1, "not both"),
         (["tokenizer", "train", "--counts", "c", "--out", "t"], 1, "c: No such file"),
-        (["tokenizer", "train", "--counts", "{latin}", "--out", "t"], 1, "no count file"),
+        (["tokenizer", "train", "--counts", "{latin}", "--out", "t"], 1, "not a count file"),
         (["tokenizer", "decode", "--tokenizer", "{made}/tok"], 1, "which ids?"),
         (["tokenizer", "compare"], 1, "which tokenizers?"),
         (["tokenizer", "compare", "nowhere"], 1, "nowhere: no such tokenizer"),

@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_a_clear_error(tmp_path):
     with pytest.raises(DataError, match="expected a count file"):
         Counts.load(tmp_path)
     (tmp_path / "text").write_text("some text")
-    with pytest.raises(DataError, match=r"text: no count file; make it with `hornbook tokenizer count`"):
+    with pytest.raises(DataError, match=r"text: not a count file; make it with `hornbook tokenizer count`"):
         Counts.load(tmp_path / "text")
     (tmp_path / "later").write_bytes(b"hornbook-ct2 and so on")
     with pytest.raises(DataError, match="another version"):
@@ -316,3 +316,8 @@ def stop_command(folder: Path, command: list[str]) -> None:
     assert (process.returncode, out, errors) == (130, b"", b"")
     assert seconds < 3, "half a second, and some for a busy machine"
     assert sorted(folder.rglob("*")) == before
+
+
+def test_half_a_character_is_no_pattern():
+    with pytest.raises(TokenizerError, match=r"pattern is '\\ud800', which holds half a character"):
+        Counts.of(["text"], "\ud800")

@@ -40,6 +40,26 @@ def test_large_vocabularies_copy_fast(tiktoken_encoding):
     assert copy.deepcopy(tok) == pickle.loads(data) == tok
 
 
+def test_lists_refer_to_one_int_an_id(trained):
+    """Their items are filled in without Python's help, so it must be able to do all with them, and drop them."""
+    tok = trained["cl100k"]
+    text = "a list with many ids " * 1000
+    tok.encode(text)  # the ints are made with the first lists
+    ids = tok.encode(text)
+    number = max(set(ids), key=lambda id: (ids.count(id) == 1000, id))
+    one = ids[ids.index(number)]
+    before = sys.getrefcount(one)
+    lists = [tok.encode(text) for _ in range(3)] + [tok.encode(" many")]
+    assert sys.getrefcount(one) - before == sum(ids.count(number) for ids in lists) >= 3000
+    assert all(ids is not lists[0] and ids == lists[0] for ids in lists[1:3])
+    lists[0].sort()
+    lists[0].extend(range(1000))
+    del lists[0][:-3], lists
+    assert sys.getrefcount(one) == before
+    assert ids == tok.encode_batch([text, "x"])[0]
+    assert tok.decode(ids) == text
+
+
 def test_equality_is_about_ids(trained):
     same = Tokenizer.train(["abab"], 258)
     assert Tokenizer.train(["abab"] * 2, 258) == same

@@ -74,6 +74,8 @@ class Counts:
         threads = thread_count(num_threads)
         if pattern is not None and not isinstance(pattern, str):
             raise TokenizerError(f"pattern is {pattern!r}; expected a name, a regex, or None for not cutting at all")
+        if pattern is not None and any("\ud800" <= character <= "\udfff" for character in pattern):
+            raise TokenizerError(f"pattern is {pattern!r}, which holds half a character; expected a name or a regex")
         found = source_of(source, field, specials)
         if isinstance(found, Files):
             where = (found.described(), found.document_end, found.tables(), found.total_bytes)

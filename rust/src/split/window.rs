@@ -11,6 +11,8 @@
 //! All bytes of a character have its class. Most letters beyond ASCII are known by their first byte alone ([`Leads`]);
 //! the other characters are looked up one by one.
 
+use crate::piece;
+
 use super::scan::{Family, Scan, contraction};
 
 mod classes;
@@ -21,6 +23,9 @@ use classes::{Classes, Classify, Leads, Portable};
 
 /// How many bytes a window holds.
 pub const WINDOW: usize = 64;
+
+/// So far ahead the text is asked for. The processor does so by itself within a page of memory, but not across.
+const AHEAD: usize = 512;
 
 /// Where a piece begins and ends, in bytes.
 pub type Span = (usize, usize);
@@ -104,6 +109,9 @@ fn fill_with<C: Classify>(
     let (mut at, mut count) = (start, 0);
     while at < bytes.len() && count + WINDOW <= spans.len() {
         if let Some(window) = bytes[at..].first_chunk::<WINDOW>() {
+            if let Some(soon) = bytes.get(at + AHEAD) {
+                piece::prefetch(soon);
+            }
             let mut classes = C::classify(window);
             let mut follow = 0;
             if classes.high != 0 && family != Family::O200k {
@@ -118,14 +126,9 @@ fn fill_with<C: Classify>(
             };
             if sure > 0 {
                 // The places after the first at which a piece begins are those at which the one before it ends.
-                let mut ends = begins & (u64::MAX >> (63 - sure)) & !1 | 1 << sure;
-                let mut begin = at;
-                while ends != 0 {
-                    let end = at + ends.trailing_zeros() as usize;
-                    spans[count] = (begin, end);
-                    (begin, count) = (end, count + 1);
-                    ends &= ends - 1;
-                }
+                let ends = begins & (u64::MAX >> (63 - sure)) & !1 | 1 << sure;
+                write_spans(at, ends, &mut spans[count..]);
+                count += ends.count_ones() as usize;
                 at += sure;
                 continue;
             }
@@ -135,6 +138,25 @@ fn fill_with<C: Classify>(
         (at, count) = (end, count + 1);
     }
     count
+}
+
+/// Writes the pieces of a window that begins at `at` and whose pieces end at the bits of `ends`. Eight are written
+/// whether there are so many or not, and then eight more: how many windows have one more than another cannot be
+/// foreseen, and a jump on it costs as much as to write all eight. So `spans` has room for [`WINDOW`].
+#[inline(always)]
+fn write_spans(at: usize, mut ends: u64, spans: &mut [Span]) {
+    let mut begin = at;
+    for eight in spans[..WINDOW].as_chunks_mut::<8>().0 {
+        for span in eight {
+            let end = at + (ends.trailing_zeros() as usize & 63);
+            *span = (begin, end);
+            begin = end;
+            ends &= ends.wrapping_sub(1);
+        }
+        if ends == 0 {
+            break;
+        }
+    }
 }
 
 /// The last place of the window behind a run of letters or digits; 0 if there is none. `but` not there.

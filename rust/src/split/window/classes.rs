@@ -121,6 +121,7 @@ mod tests {
 
     /// With this version of Unicode.
     #[test]
+    #[cfg_attr(miri, ignore = "a million characters")]
     fn leads_that_are_letters() {
         let table = crate::unicode::table();
         let mut pure = 0;
