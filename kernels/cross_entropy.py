@@ -432,9 +432,8 @@ def cross_entropy(
             is not in 0 ... V - 1 is nan.
         reduction: "mean", "sum" or "none".
         label_smoothing, z_loss, softcap: as in the reference.
-        inplace: write the gradient of a mean or a sum over the logits. They must not be used afterwards, and the
-            graph allows one backward. (Under torch.compile, which finds out by itself what may be overwritten, and
-            for reduction="none" nothing is.)
+        inplace: write the gradient of a mean or a sum over the logits, which must not be used afterwards; the graph
+            allows one backward. (Under torch.compile, which decides that by itself, and with "none" nothing is.)
 
     Returns:
         The loss in fp32.

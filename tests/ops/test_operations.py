@@ -474,5 +474,5 @@ def test_rope_depends_on_distance_only() -> None:
 def test_an_unknown_reduction_is_refused(op: Any) -> None:
     x, t = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
     arguments = (x, t) if op is ops.cross_entropy else (x, x, t)
-    with pytest.raises(ConfigError, match="'mean', 'sum' or 'none', not 'avg'"):
+    with pytest.raises(ConfigError, match="reduction is one of 'mean', 'sum', 'none', not 'avg'"):
         op(*arguments, reduction="avg")
