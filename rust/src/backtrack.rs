@@ -83,7 +83,7 @@ impl Backtrack {
         for id in 0..size {
             let token = &bytes[starts[id]..][..all.lengths[id] as usize];
             if token.len() > 1 {
-                all.shorter[id] = all.longest(&token[..token.len() - 1]);
+                all.shorter[id] = all.longest(&token[..token.len() - 1]).0;
             }
         }
         Some(all)
@@ -109,20 +109,21 @@ impl Backtrack {
         Some(())
     }
 
-    /// The longest token that `bytes`, which are not empty, begin with.
+    /// The longest token that `bytes`, which are not empty, begin with, and how many bytes say so: whatever begins with
+    /// these gives the same. 0 if the end of `bytes` had a say.
     #[inline]
-    fn longest(&self, bytes: &[u8]) -> u32 {
+    fn longest(&self, bytes: &[u8]) -> (u32, usize) {
         let mut node = u32::from(bytes[0]);
         let mut longest = self.token[node as usize];
-        for &byte in &bytes[1..] {
+        for (before, &byte) in bytes.iter().enumerate().skip(1) {
             node = self.longer.get(node, u32::from(byte));
             if node == NEVER {
-                break;
+                return (longest, before + 1);
             }
             let token = self.token[node as usize];
             longest = if token == NONE { longest } else { token };
         }
-        longest
+        (longest, 0)
     }
 
     /// Do these two stay apart? The later of them is taken to pieces, again and again, and each time the pair at the
@@ -158,7 +159,11 @@ impl Backtrack {
     ) -> Result<()> {
         let first = out.len();
         let mut dead = vec![0u64; piece.len() / 64 + 1];
-        let (mut at, mut token) = (0, self.longest(piece));
+        let (mut at, (mut token, mut seen)) = (0, self.longest(piece));
+        // Long pieces are mostly one character again and again, or a few. So what was found last is asked first: where
+        // the longest token was looked for and how far, which one it was, and which pair of tokens stays apart.
+        let (mut found_at, mut found) = (0, token);
+        let mut parted = (NONE, NONE);
         loop {
             *steps += 1;
             if steps.is_multiple_of(STEPS_PER_TICK) {
@@ -166,14 +171,26 @@ impl Backtrack {
             }
             let end = at + self.lengths[token as usize] as usize;
             let fits = dead[end / 64] >> (end % 64) & 1 == 0
-                && (out.len() == first || self.apart(merges, out[out.len() - 1], token));
+                && (out.len() == first || {
+                    let pair = (out[out.len() - 1], token);
+                    pair == parted
+                        || self.apart(merges, pair.0, pair.1) && {
+                            parted = pair;
+                            true
+                        }
+                });
             if fits {
                 out.push(token);
                 at = end;
                 if at == piece.len() {
                     return Ok(());
                 }
-                token = self.longest(&piece[at..]);
+                let rest = &piece[at..];
+                if seen == 0 || !rest.starts_with(&piece[found_at..found_at + seen]) {
+                    (found, seen) = self.longest(rest);
+                    found_at = at;
+                }
+                token = found;
             } else if self.shorter[token as usize] != NONE {
                 token = self.shorter[token as usize];
             } else {
