@@ -175,6 +175,8 @@ BACKWARD_TABLE, BOTH_HELD = TABLE | {32768: (1, 32)}, 8192
 # Columns up to → lanes of a chunk, warps, rows that a multiprocessor works at. No more rows at a time than the L2 cache
 # can hold until they are read again: on an H200 these are 264 rows of 128 KB in bf16, or 132 longer ones.
 LONG_TABLE = {65536: (2048, 16, 2), 1 << 62: (4096, 32, 1)}
+# What else a causal row has to know takes registers, so that it goes in smaller chunks.
+CAUSAL_LANES = 1024
 # Columns up to → warps and multiprocessors that hold a row together, which Triton can from 3.8 on, on GPUs as the H100.
 # It compiles without spills, but has never run: so it is off.
 CLUSTERS, CLUSTER_TABLE = False, {65536: (16, 2), 131072: (16, 4), 262144: (16, 8)}
@@ -228,6 +230,8 @@ def _forward(x: Tensor, scale: float, causal: bool) -> Tensor:
         library.launch(softmax_rows, (n_rows,), *arguments, **flags, **together)
     else:
         programs, chunks = long_tile(n_rows, n_cols, x)
+        if causal:
+            chunks |= {"LANES": CAUSAL_LANES, "num_warps": 16}
         library.launch(softmax_long_row, (programs,), *arguments, **flags, **chunks)
     return y
 
