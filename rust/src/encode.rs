@@ -45,9 +45,9 @@ struct Batch {
     /// Which of the pieces are not in the table of hot ones.
     rest: [u16; BATCH],
     /// Which of these are not where the cache is looked into first.
-    missing: [u16; BATCH + 1],
+    missing: [u16; BATCH],
     /// Which of these belong to the cache of long ones, and their hashes there.
-    longs: [u16; BATCH + 1],
+    longs: [u16; BATCH],
     long_hashes: [u64; BATCH],
     many: Vec<u32>,
     /// The ids of all pieces one after another.
@@ -58,7 +58,7 @@ struct Batch {
 const MANY: u32 = 15;
 /// Up to so many ids of a piece are copied among those of the others.
 const SEVERAL: usize = 16;
-/// From so many ids on a block is full.
+/// With more ids than this a block is full.
 const ROOM: usize = 4 * BATCH;
 const ID: u32 = (1 << COUNT_SHIFT) - 1;
 
@@ -68,14 +68,14 @@ const ID: u32 = (1 << COUNT_SHIFT) - 1;
 /// All four numbers of [`Few`] are copied whatever their count: no copy whose length is not known beforehand.
 #[inline(never)] // as Hot::find
 fn line_up(ids: &[Few], mut next: usize, block: &mut [u32; ROOM + 4], mut used: usize) -> (usize, usize) {
-    const IDS: u128 = u128::MAX << 32 | ID as u128;
+    const IDS: Few = [ID, u32::MAX, u32::MAX, u32::MAX];
     for few in &ids[next..] {
-        let few: u128 = bytemuck::cast(*few);
-        let count = few as u32 >> COUNT_SHIFT;
+        let count = few[0] >> COUNT_SHIFT;
         if count == MANY || used > ROOM {
             break;
         }
-        block[used..][..4].copy_from_slice(&bytemuck::cast::<u128, [u32; 4]>(few & IDS));
+        let ids: Few = std::array::from_fn(|place| few[place] & IDS[place]);
+        block[used..][..4].copy_from_slice(&ids);
         used += count as usize;
         next += 1;
     }
@@ -89,8 +89,8 @@ impl Batch {
             hashes: [0; BATCH],
             ids: [[0; 4]; BATCH],
             rest: [0; BATCH],
-            missing: [0; BATCH + 1],
-            longs: [0; BATCH + 1],
+            missing: [0; BATCH],
+            longs: [0; BATCH],
             long_hashes: [0; BATCH],
             many: Vec::new(),
             block: [0; ROOM + 4],
@@ -352,9 +352,9 @@ impl Finder<'_> {
             let slot = lines[piece::place(hash, lines.len())].slot(key);
             batch.ids[index] = slot.ids;
             let longer = slot.ids[0] == LONGER[0];
-            batch.missing[count] = small;
+            batch.missing[count % BATCH] = small;
             count += usize::from((slot.key != key) | longer);
-            batch.longs[longs] = small;
+            batch.longs[longs % BATCH] = small;
             longs += usize::from((key == piece::LONG) | ((slot.key == key) & longer));
             if (slot.key == key) & !longer {
                 self.hot.insert(slot, hash);

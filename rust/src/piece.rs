@@ -62,7 +62,7 @@ pub fn place(hash: u64, lines: usize) -> usize {
     (hash >> (64 - lines.trailing_zeros())) as usize
 }
 
-/// Asks for a slot of a table before it is needed.
+/// Asks for something in memory before it is needed.
 #[inline(always)]
 pub fn prefetch<T>(slot: &T) {
     #[cfg(target_arch = "x86_64")]

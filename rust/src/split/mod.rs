@@ -55,7 +55,7 @@ impl Splitter {
                         spans[count] = span;
                         count += 1;
                     }
-                    if count == BATCH || last {
+                    if count == BATCH || last && count > 0 {
                         batch(&spans[..std::mem::take(&mut count)])?;
                     }
                     Ok(())
