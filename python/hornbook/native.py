@@ -195,7 +195,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         W, rows = weight.to(x.dtype), _block_rows(weight)
         dx = torch.empty_like(x) if needs_grad else None
-        dW = torch.zeros_like(weight) if needs_grad else None
+        # Summed in fp32 at least: in bf16 the sum of many blocks would stop growing.
+        dW = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, wide)) if needs_grad else None
         total = torch.zeros((), dtype=wide, device=x.device)
         for start in range(0, len(x), rows):
             x_, t = x[start : start + rows], targets[start : start + rows]
@@ -224,13 +225,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 dW += d.T @ x_
         if dx is not None and dW is not None:
             ctx.save_for_backward(dx, dW)
+            ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dW = ctx.saved_tensors
-        return dx * grad.to(dx.dtype), dW * grad.to(dW.dtype), None, None, None, None
+        return dx * grad.to(dx.dtype), (dW * grad.to(dW.dtype)).to(ctx.weight_dtype), None, None, None, None
 
 
 def _capped(logits: Tensor, softcap: float | None) -> Tensor:

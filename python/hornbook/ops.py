@@ -4,7 +4,7 @@
 
     reference   naive PyTorch, the specification (`reference/`)
     torch       the best that PyTorch itself offers (`native.py`)
-    fused       our Triton kernel (`kernels/`), for the operations that have one
+    fused       our Triton kernel (`kernels/`)
     composed    attention only: matmul, our softmax kernel, matmul (`composed.py`)
 
 and ``auto`` means fused on CUDA, torch elsewhere. Choose for all operations or for single ones, with
@@ -49,13 +49,6 @@ OPERATIONS = (
     "swiglu",
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
-# The operations that have a file in kernels/.
-KERNELS = frozenset(
-    {
-        "add_norm", "attention", "cross_entropy", "gelu", "layer_norm", "linear_cross_entropy", "relu2", "rms_norm",
-        "rope", "sample_logits", "softmax", "swiglu",
-    }
-)  # fmt: skip
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 
@@ -69,13 +62,11 @@ class use_kernels:  # noqa: N801 (used like a function)
     ...     loss = model(ids, targets)
 
     Args:
-        everything: "auto", "reference", "torch" or "fused" for every operation; unchanged if not given. "fused" is
-            for the operations that have a kernel; the others then run torch.
+        everything: "auto", "reference", "torch" or "fused" for every operation; unchanged if not given.
         **single: an operation's name = its implementation; these win over ``everything``.
 
     Raises:
-        ConfigError: for an unknown name, for "fused" asked by name of an operation without a kernel, and where this
-            machine cannot run kernels at all.
+        ConfigError: for an unknown name, and for "fused" where this machine cannot run kernels at all.
     """
 
     def __init__(self, everything: str | None = None, /, **single: str) -> None:
@@ -153,8 +144,6 @@ def _check(choice: dict[str, str]) -> dict[str, str]:
             raise ConfigError(
                 f"there is no implementation {implementation!r}{nearest(implementation, IMPLEMENTATIONS)}"
             )
-        if op and implementation == "fused" and op not in KERNELS:
-            raise ConfigError(f"{op} has no kernel yet: choose 'torch' or 'reference' for it")
         if implementation == "composed" and op not in COMPOSED:
             raise ConfigError("composed is a way to compute attention only: attention=composed")
     if {"fused", "composed"} & set(choice.values()):
@@ -193,8 +182,8 @@ def _implementation(op: str) -> str:
     chosen = _chosen()
     wanted = chosen.get(op, chosen.get("", "auto"))
     if wanted == "auto":
-        return "fused" if op in KERNELS and torch.cuda.is_available() and kernels_problem() is None else "torch"
-    return "torch" if wanted == "fused" and op not in KERNELS else wanted
+        return "fused" if torch.cuda.is_available() and kernels_problem() is None else "torch"
+    return wanted
 
 
 def reason(op: str) -> str:
@@ -202,9 +191,7 @@ def reason(op: str) -> str:
     chosen = _chosen()
     wanted = chosen.get(op, chosen.get("", "auto"))
     if wanted != "auto":
-        return "asked for fused, but has no kernel" if wanted == "fused" and op not in KERNELS else "asked for"
-    if op not in KERNELS:
-        return "auto: has no kernel"
+        return "asked for"
     if not torch.cuda.is_available():
         return "auto: no CUDA GPU"
     return f"auto: {kernels_problem() or 'CUDA GPU'}"

@@ -429,6 +429,15 @@ def test_loss_by_blocks_is_the_loss_of_all(monkeypatch: pytest.MonkeyPatch, redu
         check(run(native.linear_cross_entropy, "linear_cross_entropy", args, options, F64), want, 1e-12)
 
 
+def test_the_gradient_of_a_bf16_matrix_is_summed_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand blocks that all say the same: in bf16 the sum would stop growing at 256 of them."""
+    monkeypatch.setattr(native, "_block_rows", lambda weight: 1)
+    x, w = torch.ones(1000, 4, dtype=torch.bfloat16), torch.zeros(2, 4, dtype=torch.bfloat16, requires_grad=True)
+    native.linear_cross_entropy(x, w, torch.zeros(1000, dtype=torch.int64), reduction="sum").backward()
+    assert w.grad is not None and w.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(w.grad, torch.tensor([[-500.0], [500.0]], dtype=torch.bfloat16).expand(2, 4))
+
+
 def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring a loss costs one product of matrices, not the three of training."""
     x, w, t = torch.randn(6, 4), torch.randn(9, 4, requires_grad=True), ids(6, 9)
