@@ -68,7 +68,7 @@ def add_norm(
 ) -> tuple[Tensor, Tensor]:
     h = (residual + x).to(residual.dtype)
     normalise = layer_norm if norm == "layer_norm" else rms_norm
-    return normalise(h, weight, bias, eps).to(x.dtype), h
+    return normalise(h.to(torch.promote_types(x.dtype, h.dtype)), weight, bias, eps).to(x.dtype), h
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "none") -> Tensor:
@@ -82,7 +82,7 @@ def relu2(x: Tensor, bias: Tensor | None = None) -> Tensor:
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
     if up is None:
         gate, up = gate.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    return F.silu(gate) * up.to(gate.dtype)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, *, positions: Tensor | None = None, interleaved: bool = False) -> Tensor:
@@ -107,7 +107,7 @@ def cross_entropy(
 ) -> Tensor:
     logits = _capped(logits.to(torch.promote_types(logits.dtype, torch.float32)), softcap)
     loss = F.cross_entropy(
-        logits, targets, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        logits, targets.long(), ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
     if not z_loss:
         return loss
@@ -127,7 +127,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
-    extras = (label_smoothing, z_loss, softcap)
+    targets, extras = targets.long(), (label_smoothing, z_loss, softcap)
     if reduction == "none":
         W = weight.to(x.dtype)
         blocks = zip(*(t.split(_block_rows(weight)) for t in (x, targets)), strict=True)
@@ -135,7 +135,10 @@ def linear_cross_entropy(
         options |= {"ignore_index": ignore_index, "reduction": "none"}
         return torch.cat([cross_entropy(b @ W.T, t, **options) for b, t in blocks])
     total = _SummedCrossEntropy.apply(x, weight, targets, ignore_index, extras, torch.is_grad_enabled())
-    return total if reduction == "sum" else total / (targets != ignore_index).sum()
+    if reduction == "sum":
+        return total
+    count = (targets != ignore_index).sum()
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan)  # whose gradient is 0, as nothing was asked
 
 
 def sample_logits(
@@ -210,7 +213,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 loss = loss - smoothing * log_p.mean(-1)
             if log_z is not None:
                 loss = loss + z_loss * log_z[:, 0] ** 2
-            total = total + (loss * counts).sum()  # torch.compile of 2.11 gets += wrong
+            total = total + loss.masked_fill(~counts, 0.0).sum()  # torch.compile of 2.11 gets += wrong
             if dx is not None and dW is not None:
                 d = log_p.exp_()  # p, then p - 1 at the target: the gradient of the loss by the logits
                 if log_z is not None:
@@ -232,7 +235,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dW = ctx.saved_tensors
-        return dx * grad.to(dx.dtype), (dW * grad.to(dW.dtype)).to(ctx.weight_dtype), None, None, None, None
+        # 1 / count in bf16 would make all of the gradient a little too large, or too small: rounded once, at the end.
+        dx, dW = (dx.to(grad.dtype) * grad).to(dx.dtype), (dW * grad).to(ctx.weight_dtype)
+        return dx, dW, None, None, None, None
 
 
 def _capped(logits: Tensor, softcap: float | None) -> Tensor:

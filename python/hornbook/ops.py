@@ -22,6 +22,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Callable
 from functools import cache
@@ -251,9 +252,17 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
     function, refusal, is_auto = _decided[op]
     if refusal is None or (is_auto and not args[0].is_cuda):  # the latter: in the CPU's memory, beside a GPU
         return (function if refusal is None else getattr(native, op))(*args, **options)
-    why = refusal(*args, **options)
-    if why is None:
-        return function(*args, **options)
+    if torch.compiler.is_compiling():  # which does not follow exceptions
+        why = refusal(*args, **options)
+        if why is None:
+            return function(*args, **options)
+    else:
+        try:  # asking first would ask twice, as the function does so, too: a tenth of a call's time
+            return function(*args, **options)
+        except ValueError:
+            why = refusal(*args, **options)
+            if why is None:
+                raise
     if not is_auto:
         raise ConfigError(f"{op}: {why}; choose {op}=torch for such calls, or auto")
     if not torch.compiler.is_compiling():
@@ -274,6 +283,7 @@ def add_norm(
     norm: str = "layer_norm",
 ) -> tuple[Tensor, Tensor]:
     _known("norm", norm, ("layer_norm", "rms_norm"))
+    _same("residual", residual.shape, x.shape)
     return _run("add_norm", x, residual, weight, bias, eps, norm=norm)
 
 
@@ -292,7 +302,7 @@ def cross_entropy(
     softcap: float | None = None,
     inplace: bool = False,
 ) -> Tensor:
-    _known("reduction", reduction, REDUCTIONS)
+    _loss(reduction, label_smoothing, softcap)
     return _run(
         "cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, inplace=inplace,
@@ -301,6 +311,7 @@ def cross_entropy(
 
 def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "none") -> Tensor:
     _known("approximate", approximate, ("none", "tanh"))
+    _same("bias", x.shape[-1:] if bias is None else bias.shape, x.shape[-1:])
     return _run("gelu", x, bias, approximate=approximate)
 
 
@@ -319,7 +330,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
-    _known("reduction", reduction, REDUCTIONS)
+    _loss(reduction, label_smoothing, softcap)
     return _run(
         "linear_cross_entropy", x, weight, targets, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap,
@@ -327,6 +338,7 @@ def linear_cross_entropy(
 
 
 def relu2(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    _same("bias", x.shape[-1:] if bias is None else bias.shape, x.shape[-1:])
     return _run("relu2", x, bias)
 
 
@@ -347,6 +359,14 @@ def sample_logits(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> Tensor:
+    for name, value, fits, wanted in (
+        ("temperature", temperature, 0 <= temperature < math.inf, "at least 0"),
+        ("top_k", top_k, top_k >= 0, "at least 0, which means all"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+        ("min_p", min_p, 0 <= min_p <= 1, "from 0 to 1"),
+    ):
+        if not fits:
+            raise ConfigError(f"{name} is a number {wanted}, not {value!r}")
     return _run("sample_logits", logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
@@ -355,12 +375,26 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
+    _same("up", gate.shape if up is None else up.shape, gate.shape)
     return _run("swiglu", gate, up)
 
 
-REDUCTIONS = ("mean", "sum", "none")
+# What every implementation refuses alike, before it is asked.
 
 
 def _known(what: str, name: str, names: tuple[str, ...]) -> None:
     if name not in names:
         raise ConfigError(f"{what} is one of {', '.join(map(repr, names))}, not {name!r}{nearest(name, names)}")
+
+
+def _same(what: str, shape: torch.Size, wanted: torch.Size) -> None:
+    if shape != wanted:
+        raise ConfigError(f"{what} has shape {tuple(shape)}, but {tuple(wanted)} is needed")
+
+
+def _loss(reduction: str, label_smoothing: float, softcap: float | None) -> None:
+    _known("reduction", reduction, ("mean", "sum", "none"))
+    if not 0 <= label_smoothing <= 1:
+        raise ConfigError(f"label_smoothing is a share, from 0 to 1, not {label_smoothing!r}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ConfigError(f"softcap is a number above 0, or None, not {softcap!r}")

@@ -129,7 +129,9 @@ def sample_ids(
         uniform = torch.zeros(len(ids), device=device)
         if how.temperature > 0:
             uniform.uniform_(generator=generator)  # from 0, below 1
-        token = ops.sample_logits(penalize(logits, ids, how.repetition_penalty), uniform, **how.filters)[:, None]
+        if how.repetition_penalty != 1:
+            logits = penalize(logits.float(), ids, how.repetition_penalty)
+        token = ops.sample_logits(logits, uniform, **how.filters)[:, None]
         ids, new = torch.cat((ids, token), dim=1), token
         yield token[:, 0]
 

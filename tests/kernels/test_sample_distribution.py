@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,10 +34,27 @@ def is_plausible(tokens: Tensor, p: Tensor) -> bool:
 DRAWS = 100_000
 
 
-def distributions() -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    yield torch.randn(100, generator=torch.Generator().manual_seed(1)), {}
-    how = {"temperature": 1.2, "top_k": 16, "top_p": 0.9, "min_p": 0.05}
-    yield 2 * torch.randn(100, generator=torch.Generator().manual_seed(2)), how
+LOGITS = 2 * torch.randn(100, generator=torch.Generator().manual_seed(2))
+FILTERS: dict[str, Any] = {"top_k": 16, "top_p": 0.9, "min_p": 0.05}
+HOWS: dict[str, dict[str, Any]] = {"plain": {}, "temperature": {"temperature": 0.7}}
+HOWS |= {name: {name: value} for name, value in FILTERS.items()}
+# All cut off the unlikely end, so only the sharpest of them shows: top-p of what top-k leaves, or min-p.
+HOWS |= {
+    "all": {"temperature": 1.2} | FILTERS,
+    "all, min-p the sharpest": {"temperature": 1.2} | FILTERS | {"min_p": 0.3},
+}
+NONE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+each_how = pytest.mark.parametrize("how", [pytest.param(how, id=name) for name, how in HOWS.items()])
+
+
+def distribution(how: dict[str, Any]) -> Tensor:
+    return probabilities(LOGITS.double()[None], **how)[0]
+
+
+def test_every_filter_counts_among_all() -> None:
+    together = [how for how in HOWS.values() if len(how) == 4]
+    for name in ("temperature", *FILTERS):
+        assert any(not torch.allclose(distribution(how), distribution(how | {name: NONE[name]})) for how in together)
 
 
 def some_numbers() -> Tensor:
@@ -48,7 +65,7 @@ def is_the_distribution(tokens: Tensor, p: Tensor) -> bool:
     return is_plausible(tokens, p) and not is_plausible(tokens, p.roll(1))
 
 
-@pytest.mark.parametrize(("x", "how"), [*distributions()], ids=["plain", "filters"])
+@each_how
 @pytest.mark.parametrize(
     ("draw", "device"),
     [
@@ -56,9 +73,9 @@ def is_the_distribution(tokens: Tensor, p: Tensor) -> bool:
         pytest.param(kernel.sample_logits, "cuda", id="gpu", marks=pytest.mark.gpu),
     ],
 )
-def test_the_distribution(x: Tensor, how: dict[str, Any], draw: Draw, device: str) -> None:
-    tokens = draw(x.to(device).expand(DRAWS, -1), some_numbers().to(device), **how).cpu()
-    assert is_the_distribution(tokens, probabilities(x.double()[None], **how)[0])
+def test_the_distribution(how: dict[str, Any], draw: Draw, device: str) -> None:
+    tokens = draw(LOGITS.to(device).expand(DRAWS, -1), some_numbers().to(device), **how).cpu()
+    assert is_the_distribution(tokens, distribution(how))
 
 
 def drawn_in_few_calls(draw: Callable[[Tensor], Tensor], numbers: Tensor) -> Tensor:
@@ -81,17 +98,20 @@ def drawn_in_few_calls(draw: Callable[[Tensor], Tensor], numbers: Tensor) -> Ten
 
 
 @pytest.mark.skipif(not interpreter.is_on(), reason="the interpreter is off")
-@pytest.mark.parametrize("path", ["as launched", pytest.param("long", marks=pytest.mark.slow)])
-def test_the_distribution_in_the_interpreter(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every filter on. A draw takes tens of milliseconds here, so most are told from their neighbours, and a few
-    of these are drawn to be sure."""
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("as launched", "all"), *(pytest.param("long", name, marks=pytest.mark.slow) for name in HOWS if "all" in name)],
+)
+def test_the_distribution_in_the_interpreter(path: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draw takes tens of milliseconds here, so most are told from their neighbours, and a few of these are drawn to
+    be sure."""
     take(path, kernel, monkeypatch)
-    x, how = [*distributions()][1]
+    how = HOWS[name]
     numbers = some_numbers().sort().values
-    tokens = drawn_in_few_calls(lambda u: kernel.sample_logits(x.expand(len(u), -1), u, **how), numbers)
+    tokens = drawn_in_few_calls(lambda u: kernel.sample_logits(LOGITS.expand(len(u), -1), u, **how), numbers)
     some = torch.randint(DRAWS, (20,), generator=torch.Generator().manual_seed(4))
-    assert torch.equal(kernel.sample_logits(x.expand(20, -1), numbers[some], **how), tokens[some])
-    assert is_the_distribution(tokens, probabilities(x.double()[None], **how)[0])
+    assert torch.equal(kernel.sample_logits(LOGITS.expand(20, -1), numbers[some], **how), tokens[some])
+    assert is_the_distribution(tokens, distribution(how))
 
 
 def test_the_test_of_distributions_notices() -> None:

@@ -23,10 +23,17 @@ def probabilities(
     Args:
         logits: (B, V).
 
+    A logit of nan is as good as -inf. +inf is as likely as any other +inf, and nothing else is drawn then. In a row in
+    which nothing can be drawn, token 0 is.
+
     Returns:
         (B, V) in fp32 or wider, each row summing to 1.
     """
     x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    x = x.masked_fill(x.isnan(), -torch.inf)
+    top = x.amax(-1, keepdim=True)
+    first = torch.arange(x.shape[-1], device=x.device) == 0
+    x = torch.where(top.isinf(), torch.where((x == torch.inf) | ((top < 0) & first), 0.0, -torch.inf), x)
     if temperature == 0:
         return torch.zeros_like(x).scatter(-1, x.argmax(-1, keepdim=True), 1.0)
     if 0 < top_k < x.shape[-1]:
@@ -64,7 +71,8 @@ def sample_logits(
         (B,) ids, int64.
     """
     p = probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    below = p.double().cumsum(-1)
+    wide = torch.float32 if p.device.type == "mps" else torch.float64  # Apple's GPUs have nothing wider
+    below = p.to(wide).cumsum(-1)
     # A sum that comes out a little below 1 must not draw what no token stands for: the last one that stayed is it then.
     last = p.shape[-1] - 1 - (p > 0).flip(-1).to(torch.int8).argmax(-1)
-    return torch.minimum((below <= uniform.double()[:, None] * below[:, -1:]).sum(-1), last)
+    return torch.minimum((below <= uniform.to(wide)[:, None] * below[:, -1:]).sum(-1), last)
