@@ -9,8 +9,9 @@ from typing import Any
 
 from .. import files
 from . import kernel_goals, report
+from .operations import LIBRARIES
 
-NAMES = ("reference", "torch", "torch.compile", "composed", "fused", "Liger", "QuACK")
+NAMES = ("reference", "torch", "torch.compile", "composed", "fused", *LIBRARIES)
 
 
 def limits_line(result: dict[str, Any]) -> str:
@@ -81,7 +82,7 @@ def markdown(result: dict[str, Any]) -> str:
     )
     if found := result.get("overhead_us"):
         names = [name for name in NAMES if any(name in of for of in found.values())]
-        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward (or both):\n\n"
+        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward:\n\n"
         text += report.table(
             ["operation", *names],
             [
@@ -101,12 +102,16 @@ def _host(result: dict[str, Any]) -> str:
     blocks = kernel_goals.of_blocks(result.get("blocks", {}))
     if not host and not blocks:
         return ""
-    rows = [
-        [name, *(kernel_goals.words(of[name]) if name in of else "–" for of in (host, blocks))]
-        for name in dict.fromkeys([*host, *blocks])
-    ]
-    text = "\nThe program's own time for `fused`, forward with autograd, and a CUDA graph of calls in a row, there and "
-    return text + "back:\n\n" + report.table(["operation", "a call", "a captured block"], rows)
+    rows = []
+    for name in dict.fromkeys([*host, *blocks]):
+        calls = "; ".join(map(kernel_goals.words, host.get(name, ()))) or "–"
+        block = kernel_goals.words(blocks[name]) if name in blocks else "–"
+        rows.append([name, calls, block, result.get("blocks", {}).get(name, {}).get("case", "–")])
+    text = (
+        "\nThe program's own time for a call of `fused` with autograd, and a CUDA graph of calls in a row, there and "
+    )
+    text += "back, with tensors as large as in a step of a small model:\n\n"
+    return text + report.table(["operation", "host time", "a captured block", "of calls on"], rows)
 
 
 def _mebibytes(size: int | None) -> float | None:

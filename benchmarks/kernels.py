@@ -7,10 +7,10 @@ products of matrices. They give each call a floor, the time below which nobody c
 memory: every input read once, every output written once. Attention has two floors, of which the higher one counts.
 
 Then all implementations take turns at each shape, forward and backward separately: ``reference``, ``torch`` (the best
-of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger and QuACK too where they are
-installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is timed is first
-held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach, and
-`kernel_report` shows all of it.
+of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger, QuACK and FlashInfer too
+where they are installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is
+timed is first held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach,
+and `kernel_report` shows all of it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from torch import Tensor
 from ..errors import ConfigError, nearest
 from . import kernel_goals, kernel_report, report, timing
 from .kernel_report import NAMES
-from .operations import OPERATIONS, Case, Function, Operation, Shape, implementation, results
+from .operations import LIBRARIES, OPERATIONS, Case, Function, Operation, Shape, implementation, results
 
-PEERS = ("torch", "torch.compile", "Liger", "QuACK")
+PEERS = ("torch", "torch.compile", *LIBRARIES)
 OURS = ("composed", "fused")
 # Of ‖result - reference‖ / ‖reference‖; rounding alone makes up to a third of it (layer_norm in bf16: 7e-3).
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
@@ -115,7 +115,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
         needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
-        elif name in ("Liger", "QuACK") and not case.has(name):
+        elif name in LIBRARIES and not case.has(name):
             continue  # it has no such function
         else:
             try:
@@ -123,7 +123,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
             except KeyError:
                 continue
             except ImportError as error:
-                if name not in ("Liger", "QuACK"):  # whoever has not installed another library need not hear of it
+                if name not in LIBRARIES:  # whoever has not installed another library need not hear of it
                     notes[name] = report.because(error)
             except Exception as error:  # a library of another version, a GPU that Triton does not know
                 notes[name] = report.because(error)
@@ -159,9 +159,9 @@ def measure_case(
             # Copies, as there are some that write over what they are given, and the next one is checked on the same.
             given = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
             ys = results(f(*given, **options))
-            dys = dys or [upstream(y) for y in ys]
+            dys = dys or [case.upstream(y) for y in ys]
             if name != "reference":
-                errors[name] = case.operation.error(case, tensors, dys, ys, gradients(ys, given, dys))
+                errors[name] = case.check(name, tensors, dys, ys, gradients(ys, given, dys))
             del ys, given
         except Exception as error:  # whatever another library or a compiler does, the others are still timed
             notes[name] = report.because(error)
@@ -208,13 +208,6 @@ def measure_case(
         rows.append(row(case, direction, times, limits, errors, memory, said))
         calls.clear()
     return rows
-
-
-def upstream(y: Tensor) -> Tensor:
-    """A gradient of a result, to begin the way back with: of a loss 1, else normally distributed; of ids 0, unused."""
-    if not y.is_floating_point():
-        return torch.zeros_like(y)
-    return torch.ones_like(y) if y.dim() == 0 else torch.randn_like(y)
 
 
 def gradients(ys: Sequence[Tensor], tensors: list[Tensor], dys: list[Tensor], keep: bool = False) -> tuple[Tensor, ...]:
@@ -285,29 +278,34 @@ def overheads(
     operation: Operation, names: Sequence[str], dtype: str = "bf16", device: str = "cuda"
 ) -> dict[str, dict[str, float]]:
     """Microseconds of the program's time per call on a tiny shape, of whoever can do it: forward, while autograd takes
-    note, and the operation's other directions."""
+    note, and backward, if there is one. Where a graph is good for one way back only, backward is what it adds to
+    forward."""
     case = Case(operation, next(iter(operation.forms)), operation.tiny, dtype)
     tensors, result = case.tensors(device), {}
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for name, f in functions(case, names)[0].items():
         try:
-            dys = [upstream(y) for y in results(f(*tensors, **case.options))]
-            result[name] = {
+            dys = [case.upstream(y) for y in results(f(*tensors, **case.options))]
+            took = {
                 direction: timing.launch_overhead(_call(f, tensors, case.options, dys, direction), synchronize)
                 for direction in dict.fromkeys(("forward", *operation.directions))
             }
+            if (both := took.pop("both", None)) is not None:
+                took["backward"] = max(0.0, both - took["forward"])
+            result[name] = took
         except Exception as error:
             report.note(f"{operation.name}: launch overhead of {name}: {report.because(error)}")
     return result
 
 
-def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> dict[str, float]:
+def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> dict[str, Any]:
     """``fused`` ten times in a row, there and back, captured as a CUDA graph: how long the graph takes, how long its
-    kernels take together, in ms, and the ratio; nothing if that cannot be done."""
-    case = Case(operation, next(iter(operation.forms)), operation.quick[0], dtype)
+    kernels take together, in ms, and the ratio; nothing if that cannot be done. The tensors are as large as in a step
+    of a small model: in larger ones nobody would see the time between kernels."""
+    case = Case(operation, next(iter(operation.forms)), operation.block, dtype)
     try:
         tensors, f = case.tensors(device), functions(case, ("fused",))[0]["fused"]
-        dys = [upstream(y) for y in results(f(*tensors, **case.options))]
+        dys = [case.upstream(y) for y in results(f(*tensors, **case.options))]
         replay = timing.captured(_call(f, tensors, case.options, dys, "both"), kernel_goals.BLOCK_CALLS)
         measure = timing.CudaClock(flush=False)
         whole = timing.round_robin({"graph": replay}, measure, seconds=0.2)["graph"].median
@@ -315,7 +313,8 @@ def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> di
     except Exception as error:
         report.note(f"{operation.name}: captured calls: {report.because(error)}")
         return {}
-    return {"graph_ms": whole, "kernels_ms": kernels, "ratio": whole / kernels} if kernels > 0 else {}
+    times = {"graph_ms": whole, "kernels_ms": kernels, "ratio": whole / kernels} if kernels > 0 else {}
+    return times | {"case": str(case)} if times else {}
 
 
 def run(

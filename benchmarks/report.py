@@ -140,7 +140,7 @@ def bars(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = ("#bdbdbd", "#737373", "#fdae6b", "#9ecae1", "#08519c", "#74c476", "#9e9ac8")
+    colours = ("#bdbdbd", "#737373", "#fdae6b", "#9ecae1", "#08519c", "#74c476", "#9e9ac8", "#e7969c")
     with plt.rc_context(
         {"svg.hashsalt": "hornbook", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     ):

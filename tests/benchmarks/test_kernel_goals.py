@@ -44,6 +44,7 @@ def fake_operation(name: str) -> Any:
         ("softmax", (4096, 65536), "forward", {"fused": 1 / 0.86}, [True]),
         ("cross_entropy", (4096, 32768), "both", {"fused": 1 / 0.9, "Liger": 4.0}, [False, True]),
         ("cross_entropy", (1024, 131072), "both", {"fused": 1 / 0.9}, [True, None]),
+        ("gelu", (131072, 1024), "backward", {"fused": 1 / 0.94}, [False]),
         ("gelu", (65536, 3072), "backward", {"fused": 1.0}, [True]),
         ("swiglu", (65536, 3072), "backward", {"torch": 1.0}, [None]),  # ours failed
         ("gelu", (64, 256), "forward", {"fused": 1.0}, []),  # in the cache: no goal
@@ -129,9 +130,9 @@ def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
         ("layer_norm",), ("forward",), share=1e-12, shapes=(frozenset((6, 33)),), dtypes=("fp32",)
     )  # fmt: skip
     monkeypatch.setattr(kernel_goals, "GOALS", (easy,))
-    todo = [replace(c, operation=replace(c.operation, quick=((6, 33),)), dtype="fp32") for c in todo]
+    todo = [replace(c, operation=replace(c.operation, block=((6, 33))), dtype="fp32") for c in todo]
     result = kernels._run(todo, False, tmp_path, device="cpu")
-    assert [r["direction"] for r in result["rows"]] == ["forward", "backward", "forward", "forward", "forward"]
+    assert [r["direction"] for r in result["rows"]] == ["forward", "backward", *["forward"] * 4]
     assert {r["verdict"] for r in result["rows"]} == {"ok"}
     assert set(result["overhead_us"]["layer_norm"]["fused"]) == {"forward", "backward"}
     assert set(result["overhead_us"]["sample_logits"]["fused"]) == {"forward"}
@@ -139,12 +140,39 @@ def test_a_whole_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: py
     assert result["blocks"]["sample_logits"]["ratio"] == pytest.approx(1 / 0.98)
     said = capsys.readouterr().out
     digest = json.loads(said.splitlines()[-1])
-    assert digest["goals"]["met"] + digest["goals"]["missed"] == 5  # a row's, and of each operation two
+    assert digest["goals"]["met"] + digest["goals"]["missed"] == 6  # a row's, two blocks', forward twice, backward once
     assert digest["goals"]["met"] >= 3
     assert "goal ≥ 1e-12 C: met" in said
     text = (tmp_path / "kernels.md").read_text(encoding="utf-8")
-    assert "| layer_norm | host time ≤ 18 µs" in text
-    assert "10 captured calls ≤ 1.05 × their kernels: met (1.02)" in text
+    assert "| layer_norm | forward ≤ 18 µs" in text
+    assert "; backward ≤ 18 µs" in text
+    assert "10 captured calls ≤ 1.05 × their kernels: met (1.02) | layer_norm 6x33 fp32 |" in text
+
+
+def test_host_time_there_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way has its limit. A loss's backward is what it adds to forward; where none is, none is judged."""
+    us = iter([10.0, 27.0, 7.0])
+    monkeypatch.setattr(timing, "launch_overhead", lambda call, synchronize: (call(), next(us))[1])
+    found = {
+        name: kernels.overheads(OPERATIONS[name], ("torch",), "fp32", "cpu")
+        for name in ("cross_entropy", "sample_logits")
+    }
+    assert found == {
+        "cross_entropy": {"torch": {"forward": 10.0, "backward": 17.0}},
+        "sample_logits": {"torch": {"forward": 7.0}},
+    }
+    slow = {"fused": {"forward": 17.0, "backward": 19.0}}
+    checks = kernel_goals.of_host({"a": slow, "b": {"fused": {"forward": 18.5}}, "c": {"torch": slow["fused"]}})
+    assert {name: [check["met"] for check in of] for name, of in checks.items()} == {
+        "a": [True, False], "b": [False], "c": [None, None],
+    }  # fmt: skip
+
+
+def test_blocks_are_of_tensors_of_a_model() -> None:
+    """So large that kernels are no shorter than in a model, and so small that time between them would be seen."""
+    for operation in OPERATIONS.values():
+        if operation.name != "linear_cross_entropy":
+            assert 1 << 20 <= math.prod(operation.block) <= 1 << 26, operation.name
 
 
 def test_a_quick_run_ends_in_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
