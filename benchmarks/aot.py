@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -158,14 +161,20 @@ def inside(ptx: str, cubin: bytes) -> dict[str, Any]:
 
 
 def compile_all(
-    progress: Callable[[int, int], None] | None = None, only: set[str] | None = None, targets: tuple[int, ...] = ()
+    progress: Callable[[int, int], None] | None = None,
+    only: set[str] | None = None,
+    targets: tuple[int, ...] = (),
+    dtypes: tuple[str, ...] = (),
+    seconds: float | None = None,
 ) -> list[dict[str, Any]]:
     """Compile everything, on all cores, in a process of its own (so that the interpreter may be on in this one).
 
     Args:
-        progress: called with how many are done, and of how many.
+        progress: called with how many are done, and of how many; first with 0.
         only: operations; all if not given.
         targets: of `TARGETS`; all if not given.
+        dtypes: number formats; all if not given.
+        seconds: then it ends. What is not compiled by then is not in the result: of each kernel the last shape classes.
 
     Returns:
         A dictionary a kernel, shape class, number format and target; see `COLUMNS`. ``spilled`` is the memory that
@@ -176,12 +185,14 @@ def compile_all(
     command = [sys.executable, "-m", "hornbook.benchmarks.aot", "--rows"]
     command += ["--only", ",".join(sorted(only))] if only else []
     command += ["--targets", ",".join(map(str, targets))] if targets else []
+    command += ["--dtypes", ",".join(dtypes)] if dtypes else []
+    command += ["--seconds", str(seconds)] if seconds is not None else []
     rows = []
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             done = json.loads(line)
-            rows.append(done["row"])
+            rows += [done["row"]] if "row" in done else []
             if progress is not None:
                 progress(len(rows), done["of"])
     if process.returncode:
@@ -198,6 +209,19 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def in_turn(only: frozenset[str], dtypes: tuple[str, ...]) -> list[int]:
+    """Which launches to compile: the first of each kernel, then the second, and so on, as there may not be time for
+    all."""
+    found: list[tuple[int, int]] = []
+    kernels: Counter[str] = Counter()
+    for i, (example, launch) in enumerate(launches(only)):
+        if not dtypes or example.dtype in dtypes:
+            kernel = launch.kernel.fn.__name__
+            found.append((kernels[kernel], i))
+            kernels[kernel] += 1
+    return [i for _, i in sorted(found)]
+
+
 def _compile_one(task: tuple[int, int, frozenset[str]]) -> dict[str, Any]:
     torch.set_num_threads(1)
     return compile_one(*task)
@@ -207,13 +231,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="operations, with commas between")
     parser.add_argument("--targets", default="", help="compute capabilities such as 80,90; all if not given")
+    parser.add_argument("--dtypes", default="", help="number formats such as bf16,fp32; all if not given")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="end after so many, with what there is")
     parser.add_argument("--out", type=Path, help="a Markdown file; a JSON file of the same name is written beside it")
     parser.add_argument("--rows", action="store_true", help="one line of JSON for each, as they are done")
     options = parser.parse_args()
     only = frozenset(filter(None, options.only.split(",")))
     targets = tuple(int(t) for t in options.targets.split(",") if t)
+    dtypes = tuple(filter(None, options.dtypes.split(",")))
     if not options.rows:
-        rows = compile_all(only=set(only), targets=targets)
+        rows = compile_all(only=set(only), targets=targets, dtypes=dtypes)
         table = markdown(rows)
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -222,10 +249,14 @@ def main() -> None:
             options.out.with_suffix(".json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         print(table)
         return
-    tasks = [(i, target, only) for i in range(len(launches(only))) for target in targets or TARGETS]
+    end = time.monotonic() + options.seconds
+    tasks = [(i, target, only) for i in in_turn(only, dtypes) for target in targets or TARGETS]
+    print(json.dumps({"of": len(tasks)}), flush=True)
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         for row in pool.imap_unordered(_compile_one, tasks, chunksize=2):
             print(json.dumps({"row": row, "of": len(tasks)}), flush=True)
+            if time.monotonic() > end:
+                break
 
 
 if __name__ == "__main__":

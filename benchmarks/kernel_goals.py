@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .operations import Case
 from .timing import FORMATS
 
 LARGE = 256_000_000  # bytes of one tensor, at least, where a goal is a share of C
@@ -125,6 +126,14 @@ def version(triton: str | None) -> tuple[int, int]:
 def checked(goal: str, value: float | None, *, least: float = -math.inf, most: float = math.inf) -> Check:
     """A goal with its value."""
     return {"goal": goal, "value": value, "met": None if value is None else least <= value <= most}
+
+
+def about(case: Case) -> Iterator[Goal]:
+    """The goals that rows of a case are to reach."""
+    row = {"operation": case.operation.name, "form": case.form, "shape": case.shape, "dtype": case.dtype}
+    for goal in GOALS:
+        if any(goal.concerns(row | {"direction": direction}) for direction in case.operation.directions):
+            yield goal
 
 
 def of_row(row: dict[str, Any], triton: str | None) -> list[Check]:

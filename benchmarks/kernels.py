@@ -39,8 +39,9 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
 MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
 PRODUCTS = "matmuls"  # not an implementation: what an operation cannot do without
-# Compiling takes its time: after so many seconds a quick run goes on without torch.compile, and then it ends.
-COMPILING_SECONDS, QUICK_SECONDS = 100.0, 180.0
+# Of the time that a run has: until then it waits for torch.compile, begins new rows, and asks for the program's own
+# time. What is left after that is for plots, and for what takes longer than it should.
+COMPILING_SHARE, ROWS_SHARE, HOST_SHARE = 0.4, 0.75, 0.9
 
 
 def chosen(only: str) -> list[Operation]:
@@ -99,6 +100,19 @@ def cases(only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = 
     if quick:  # the first shape of everything, then the second: it may end before all are done
         found.sort(key=lambda pair: pair[0])
     return [case for _, case in found]
+
+
+def in_order(todo: Sequence[Case]) -> list[Case]:
+    """What goals need first: a case of each, then the others that goals are about, then the rest."""
+    seen: set[tuple[str, kernel_goals.Goal]] = set()
+
+    def rank(case: Case) -> int:
+        about = {(case.operation.name, goal) for goal in kernel_goals.about(case)}
+        new = not about <= seen
+        seen.update(about)
+        return 0 if new else 1 if about else 2
+
+    return sorted(todo, key=rank)
 
 
 def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple[dict[str, Function], dict[str, str]]:
@@ -318,22 +332,37 @@ def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> di
 
 
 def run(
-    only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = False, out: Path | None = None
+    only: str = "",
+    shapes: str = "",
+    dtypes: str = "bf16",
+    quick: bool = False,
+    minutes: float | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any] | None:
-    """``hornbook bench kernels``; the whole result, or None without a CUDA GPU."""
+    """``hornbook bench kernels``; what was measured, or None without a CUDA GPU."""
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes is a time to end in, above 0, not {minutes}")
     todo = cases(only, shapes, dtypes, quick)
+    if minutes is None and quick:
+        minutes = report.QUICK_MINUTES
     if not torch.cuda.is_available():
-        report.without_cuda({operation.name for operation in chosen(only)} if only else None)
+        if shapes:
+            raise ConfigError(
+                "--shapes says what is timed, but there is no CUDA GPU here: kernels are then compiled for their own "
+                "classes of shapes, so leave it out"
+            )
+        formats = tuple(dict.fromkeys(case.dtype for case in todo))
+        report.without_cuda({operation.name for operation in chosen(only)} if only else None, formats, quick, minutes)
         return None
     report.require_compiler()
     # Backward is timed many times through one graph: what forward saved must not be used up by the first.
     functorch: Any = importlib.import_module("torch._functorch.config")
     with functorch.patch(donated_buffer=False):
-        return _run(todo, quick, out)
+        return _run(todo if quick or minutes is None else in_order(todo), minutes, out)
 
 
-def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") -> dict[str, Any]:
-    began = time.monotonic()
+def _run(todo: list[Case], minutes: float | None, out: Path | None, device: str = "cuda") -> dict[str, Any]:
+    began, limit = time.monotonic(), math.inf if minutes is None else 60 * minutes
     facts = report.machine()
     place = report.folder(out, facts["gpu"])
     measure = timing.CudaClock()
@@ -342,38 +371,46 @@ def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") 
         "copy": timing.copy_bandwidth(measure, device),
         "matmul": {dtype: timing.matmul_rate(measure, dtype, device) for dtype in needed},
     }
-    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits}
-    result |= {"rows": [], "left_out": []}
+    result: dict[str, Any] = facts | {"benchmark": "kernels", "minutes": minutes, "limits": limits}
+    result |= {"rows": [], "left_out": [], "overhead_us": {}, "blocks": {}}
+    before = kernel_report.earlier(place, facts)
     print(kernel_report.limits_line(result), flush=True)
     for case in todo:
-        if quick and time.monotonic() - began > QUICK_SECONDS:
+        spent = (time.monotonic() - began) / limit
+        if spent > ROWS_SHARE:
             result["left_out"].append(str(case))
             continue
-        slow = quick and time.monotonic() - began > COMPILING_SECONDS
+        needed_by_a_goal = any("torch.compile" in goal.peers for goal in kernel_goals.about(case))
+        slow = spent > COMPILING_SHARE and not needed_by_a_goal
         names = [name for name in NAMES if not (slow and name == "torch.compile")]
         try:
             torch.cuda.empty_cache()
-            rows = measure_case(case, measure, limits, device=device, names=names, seconds=0.3 if quick else 1.0)
+            rows = measure_case(
+                case, measure, limits, device=device, names=names, seconds=1.0 if minutes is None else 0.3
+            )
         except Exception as error:  # out of memory for the inputs themselves, or a GPU that has given up
             notes = {"all": report.because(error)}
             rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in case.operation.directions]
         result["rows"] += rows
         for r in rows:
             if slow:
-                r["notes"]["torch.compile"] = "not run, so that --quick ends in time"
+                r["notes"]["torch.compile"] = "not run, so that the run ends in time"
             r["goals"] = kernel_goals.of_row(r, facts["triton"])
             print(kernel_report.line(r), flush=True)
-        kernel_report.save(result, place)
-    names = [name for name in NAMES if not (quick and name == "torch.compile")]
-    operations = {case.operation.name: case.operation for case in todo}
-    try:
-        result["overhead_us"] = {name: overheads(op, names, todo[0].dtype, device) for name, op in operations.items()}
-        result["blocks"] = {name: block(op, todo[0].dtype, device) for name, op in operations.items()}
-    except Exception as error:  # such as a GPU that has given up: the rows are still to be shown
-        report.note(f"the program's own time: {report.because(error)}")
+        kernel_report.save(result, place, before)
+    names = [name for name in NAMES if not (minutes and name == "torch.compile")]
+    for name, operation in {case.operation.name: case.operation for case in todo}.items():
+        if (time.monotonic() - began) / limit > HOST_SHARE:
+            result["left_out"].append(f"{name}: host time")
+            continue
+        try:
+            result["overhead_us"][name] = overheads(operation, names, todo[0].dtype, device)
+            result["blocks"][name] = block(operation, todo[0].dtype, device)
+        except Exception as error:  # such as a GPU that has given up: the rows are still to be shown
+            report.note(f"{name}: the program's own time: {report.because(error)}")
+        kernel_report.save(result, place, before)
     result["seconds"] = time.monotonic() - began
-    kernel_report.save(result, place)
-    kernel_report.draw(result, place)
+    kernel_report.draw(kernel_report.save(result, place, before), place, {case.operation.name for case in todo})
     print("\n" + kernel_report.markdown(result))
     report.note(f"{place}: kernels.json, kernels.md and a plot per operation")
     print(json.dumps(kernel_report.digest(result) | {"out": str(place)}))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hornbook import ops
-from hornbook.benchmarks import aot, kernel_report, kernels, operations, timing
+from hornbook.benchmarks import aot, kernel_report, kernels, operations, report, timing
 from hornbook.benchmarks.operations import OPERATIONS, Case, softmax
 from hornbook.cli import main
 from hornbook.errors import ConfigError
@@ -478,12 +478,14 @@ def test_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "out of memory" in r["notes"]["reference"]
 
 
-def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:
-    asked: list[set[str] | None] = []
+def fake_table(monkeypatch: pytest.MonkeyPatch, left: int = 0) -> list[dict[str, Any]]:
+    asked: list[dict[str, Any]] = []
 
-    def compile_all(progress: Any = None, only: set[str] | None = None) -> list[dict[str, Any]]:
-        asked.append(only)
+    def compile_all(progress: Any, **options: Any) -> list[dict[str, Any]]:
+        asked.append(options)
         same = {"shape": "64 columns", "dtype": "bf16", "target": 90, "registers": 40, "shared": 0}
+        for done in range(3):
+            progress(done, 2 + left)
         return [{"kernel": "one", **same, "spilled": 0}, {"kernel": "two", **same, "spilled": 8}]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -492,17 +494,66 @@ def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:
     return asked
 
 
-@pytest.mark.parametrize("argv", [["kernels", "--only", "softmax"], ["kernels", "--quick"], ["model"]])
-def test_without_cuda(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
+FAMILIES = tuple(aot.TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "only", "targets", "dtypes", "seconds"),
+    [
+        (["kernels", "--only", "softmax"], {"softmax"}, FAMILIES, ("bf16",), None),
+        (["kernels", "--quick"], None, (90,), ("bf16",), 192.0),
+        (["kernels", "--dtypes", "fp32,bf16", "--minutes", "10"], None, FAMILIES, ("fp32", "bf16"), 480.0),
+        (["model"], None, FAMILIES, ("bf16",), None),
+        (["model", "--quick"], None, (90,), ("bf16",), 192.0),
+    ],
+)
+def test_without_cuda(
+    argv: list[str], only: Any, targets: Any, dtypes: Any, seconds: Any, monkeypatch: pytest.MonkeyPatch, capsys,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     asked = fake_table(monkeypatch)
     monkeypatch.chdir(tmp_path)
     main(["bench", *argv])
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
     assert lines[0] == "There is no CUDA GPU here, so nothing can be timed."
     assert any(line.startswith("| two | 64 columns") for line in lines)
     assert json.loads(lines[-1]) == {"cuda": False, "compiled": 2, "failed": 0, "with_spills": 1}
-    assert asked == [{"softmax"} if "--only" in argv else None]
+    assert asked == [{"only": only, "targets": targets, "dtypes": dtypes, "seconds": pytest.approx(seconds)}]
     assert not list(tmp_path.iterdir())
+    assert f"compiling kernels in {', '.join(dtypes)} for sm_{targets[0]}" in said.err
+    assert "2 to compile on" in said.err
+    assert "compiled 2 of 2" in said.err
+
+
+def test_without_cuda_and_time(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    fake_table(monkeypatch, left=7)
+    main(["bench", "kernels", "--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "Not compiled, so that the run ends in time: 7 of 9." in lines
+    assert json.loads(lines[-1])["left_out"] == 7
+
+
+def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    clock = iter([0.0, 5.0, 6.0, 16.0, 17.0, 18.0])
+    monkeypatch.setattr(report, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = report._Progress()
+    for done in range(5):
+        progress(done, 4)
+    assert [line for line in capsys.readouterr().err.splitlines() if "compiled" in line] == [
+        "compiled 2 of 4", "compiled 4 of 4",
+    ]  # fmt: skip
+
+
+def test_the_first_of_every_kernel_is_compiled_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(name: str, dtype: str) -> Any:
+        kernel = types.SimpleNamespace(fn=types.SimpleNamespace(__name__=name))
+        return aot.Example(name, "any", dtype, lambda: None), types.SimpleNamespace(kernel=kernel)
+
+    listed = [launch(*of) for of in (("a", "fp32"), ("a", "bf16"), ("a", "bf16"), ("b", "bf16"), ("b", "fp32"))]
+    monkeypatch.setattr(aot, "launches", lambda only: listed)
+    assert aot.in_turn(frozenset(), ("bf16",)) == [1, 3, 2]
+    assert aot.in_turn(frozenset(), ()) == [0, 3, 1, 4, 2]
 
 
 def test_without_cuda_and_triton(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -516,6 +567,12 @@ def test_without_cuda_and_triton(monkeypatch: pytest.MonkeyPatch, capsys) -> Non
     ("argv", "words"),
     [
         (["kernels", "--shapes", "softmax=1"], "ROWSxCOLUMNS"),
+        (["kernels", "--minutes", "0"], "above 0, not 0"),
+        pytest.param(
+            ["kernels", "--shapes", "softmax=8x8"],
+            "no CUDA GPU here: kernels are then compiled for their own",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["model", "--device", "tpu"], "auto, cuda or cpu"),
         (["model", "--preset", "gtp2"], "did you mean 'gpt2'"),
         (["model", "--batch-size", "0"], "at least 1"),
@@ -533,8 +590,8 @@ def test_kernels_on_a_gpu(tmp_path: Path, capsys) -> None:
     only = "softmax,layer_norm,attention,sample_logits"
     main(["bench", "kernels", "--quick", "--only", only, "--shapes", shapes, "--out", str(tmp_path)])
     digest = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (digest["rows"], digest["wrong"], digest["failed"]) == (13, 0, 0)
-    assert digest["goals"]["met"] + digest["goals"]["missed"] == 8  # of the host: two for each operation
+    assert (digest["rows"], digest["wrong"], digest["failed"]) == (14, 0, 0)
+    assert digest["goals"]["met"] + digest["goals"]["missed"] == 11  # four blocks', and seven of the host's time
     assert {path.name for path in tmp_path.iterdir()} == {
         "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg", "sample_logits.svg",
     }  # fmt: skip
