@@ -44,7 +44,7 @@ def implementation(name: str, operation: str) -> Function:
     module, attribute, more = OPERATIONS[operation].peers[name]
     found = getattr(importlib.import_module(module), attribute)
     call = getattr(found, "apply", found)
-    if callable(more):
+    if not isinstance(more, tuple):
         return lambda *inputs, **options: call(*more(*inputs, **options))
     # The options are those of the form; it is `peers` that says how the library is told of them.
     return lambda *inputs, **_: call(*inputs, *more)
