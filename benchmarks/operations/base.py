@@ -114,7 +114,8 @@ class Case:
                 return torch.rand(what.shape, device=device)
             shape = what.shape if isinstance(what, Fixed) else what
             if isinstance(what, Fixed):
-                return torch.randn(shape, device=device, dtype=dtype) * what.spread
+                # Drawn in fp32: in bf16 randn is too coarse on a CPU to draw the largest numbers.
+                return (torch.randn(shape, device=device) * what.spread).to(dtype)
             return torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
 
         return [tensor(what) for what in self.operation.inputs(self.shape, self.form)]

@@ -548,7 +548,7 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_first_of_every_kernel_is_compiled_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(name: str, dtype: str) -> Any:
         kernel = types.SimpleNamespace(fn=types.SimpleNamespace(__name__=name))
-        return aot.Example(name, "any", dtype, lambda: None), types.SimpleNamespace(kernel=kernel)
+        return aot.Example(name, "any", dtype, lambda: None), types.SimpleNamespace(kernel=kernel), ""
 
     listed = [launch(*of) for of in (("a", "fp32"), ("a", "bf16"), ("a", "bf16"), ("b", "bf16"), ("b", "fp32"))]
     monkeypatch.setattr(aot, "launches", lambda only: listed)
