@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
 from .. import files
 from . import kernel_goals, report
+from .operations import LIBRARIES, OPERATIONS
 
-NAMES = ("reference", "torch", "torch.compile", "composed", "fused", "Liger", "QuACK")
+NAMES = ("reference", "torch", "torch.compile", "composed", "fused", *LIBRARIES)
+
+
+SAME = ("gpu", "date", "torch", "triton", "hornbook")
+"""What results must have in common to stand in one table."""
 
 
 def limits_line(result: dict[str, Any]) -> str:
@@ -45,6 +52,10 @@ def markdown(result: dict[str, Any]) -> str:
     names = [name for name in NAMES if any(name in r["ms"] for r in rows)]
     facts = f"{result['date']}, torch {result['torch']}, triton {result['triton']}, hornbook {result['hornbook']}"
     text = f"# Kernels on {result['gpu']}\n\n{limits_line(result)}. {facts}.\n\n"
+    if len(runs := result.get("runs", ())) > 1:
+        copies = ", ".join(f"{run['limits']['copy'] / 1e12:.2f}" for run in runs)
+        text += f"These are the rows of {len(runs)} runs, each of which measured the limits anew: copies {copies} TB/s."
+        text += "\n\n"
     text += (
         "Median µs, and in brackets the share of the floor that this is; the floor is what the bytes (memory) or the "
         "products of matrices (matmul) of a call take at the card's measured limit. The last columns compare `fused`: "
@@ -81,7 +92,7 @@ def markdown(result: dict[str, Any]) -> str:
     )
     if found := result.get("overhead_us"):
         names = [name for name in NAMES if any(name in of for of in found.values())]
-        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward (or both):\n\n"
+        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward:\n\n"
         text += report.table(
             ["operation", *names],
             [
@@ -91,7 +102,7 @@ def markdown(result: dict[str, Any]) -> str:
         )
     text += _host(result)
     notes = [f"- {title(r, direction=False)}: {name}: {words}\n" for r in rows for name, words in r["notes"].items()]
-    notes += [f"- not run, so that --quick ends in time: {case}\n" for case in result.get("left_out", ())]
+    notes += [f"- not run, so that the run ends in time: {case}\n" for case in result.get("left_out", ())]
     return text + ("\nNotes:\n\n" + "".join(dict.fromkeys(notes)) if notes else "")
 
 
@@ -101,27 +112,66 @@ def _host(result: dict[str, Any]) -> str:
     blocks = kernel_goals.of_blocks(result.get("blocks", {}))
     if not host and not blocks:
         return ""
-    rows = [
-        [name, *(kernel_goals.words(of[name]) if name in of else "–" for of in (host, blocks))]
-        for name in dict.fromkeys([*host, *blocks])
-    ]
-    text = "\nThe program's own time for `fused`, forward with autograd, and a CUDA graph of calls in a row, there and "
-    return text + "back:\n\n" + report.table(["operation", "a call", "a captured block"], rows)
+    rows = []
+    for name in dict.fromkeys([*host, *blocks]):
+        calls = "; ".join(map(kernel_goals.words, host.get(name, ()))) or "–"
+        block = kernel_goals.words(blocks[name]) if name in blocks else "–"
+        rows.append([name, calls, block, result.get("blocks", {}).get(name, {}).get("case", "–")])
+    text = (
+        "\nThe program's own time for a call of `fused` with autograd, and a CUDA graph of calls in a row, there and "
+    )
+    text += "back, with tensors as large as in a step of a small model:\n\n"
+    return text + report.table(["operation", "host time", "a captured block", "of calls on"], rows)
 
 
 def _mebibytes(size: int | None) -> float | None:
     return None if size is None else size / 2**20
 
 
-def save(result: dict[str, Any], place: Path) -> None:
-    """kernels.json and kernels.md; after every case, so that a run that is stopped leaves what it has."""
-    files.write_json(place / "kernels.json", result)
-    files.write(place / "kernels.md", markdown(result))
+def earlier(place: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The result that is in a folder already, if it is of the same card, versions and day."""
+    try:
+        found = json.loads((place / "kernels.json").read_text(encoding="utf-8"))
+        return found if all(found[key] == facts[key] for key in SAME) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def draw(result: dict[str, Any], place: Path) -> None:
-    """A plot for each operation: everybody's share of the floor."""
+def merged(before: dict[str, Any] | None, result: dict[str, Any]) -> dict[str, Any]:
+    """A run's result with what earlier ones found: so the parts of a benchmark add up. Of an operation in a number
+    format only the rows of the last run stay."""
+    run = {"operations": list(dict.fromkeys(r["operation"] for r in result["rows"]))}
+    run |= {key: result.get(key) for key in ("minutes", "limits", "seconds")}
+    whole = result | {"runs": [*(before or {}).get("runs", ()), run]}
+    if before is None:
+        return whole
+    mine = {(r["operation"], r["dtype"]) for r in result["rows"]}
+    rows = [r for r in before["rows"] if (r["operation"], r["dtype"]) not in mine] + result["rows"]
+    order = list(OPERATIONS)
+    whole["rows"] = sorted(rows, key=lambda r: order.index(r["operation"]) if r["operation"] in order else len(order))
+    whole["limits"] = result["limits"] | {"matmul": before["limits"]["matmul"] | result["limits"]["matmul"]}
+    for key in ("overhead_us", "blocks"):
+        whole[key] = before.get(key, {}) | {name: of for name, of in result.get(key, {}).items() if of}
+    measured = {title(r, direction=False) for r in rows} | {f"{name}: host time" for name in whole["overhead_us"]}
+    left_out = dict.fromkeys([*before.get("left_out", ()), *result.get("left_out", ())])
+    whole["left_out"] = [case for case in left_out if case not in measured]
+    return whole
+
+
+def save(result: dict[str, Any], place: Path, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """kernels.json and kernels.md; after every case, so that a run that is stopped leaves what it has. Returns what
+    they hold: the result with that of ``before``."""
+    whole = merged(before, result)
+    files.write_json(place / "kernels.json", whole)
+    files.write(place / "kernels.md", markdown(whole))
+    return whole
+
+
+def draw(result: dict[str, Any], place: Path, only: Collection[str] | None = None) -> None:
+    """A plot for each operation, or those of ``only``: everybody's share of the floor."""
     for operation in dict.fromkeys(r["operation"] for r in result["rows"]):
+        if only is not None and operation not in only:
+            continue
         rows = [r for r in result["rows"] if r["operation"] == operation]
         series = {name: [r["of_floor"].get(name) for r in rows] for name in NAMES}
         series = {name: values for name, values in series.items() if any(values)}

@@ -7,10 +7,10 @@ products of matrices. They give each call a floor, the time below which nobody c
 memory: every input read once, every output written once. Attention has two floors, of which the higher one counts.
 
 Then all implementations take turns at each shape, forward and backward separately: ``reference``, ``torch`` (the best
-of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger and QuACK too where they are
-installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is timed is first
-held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach, and
-`kernel_report` shows all of it.
+of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger, QuACK and FlashInfer too
+where they are installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is
+timed is first held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach,
+and `kernel_report` shows all of it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from torch import Tensor
 from ..errors import ConfigError, nearest
 from . import kernel_goals, kernel_report, report, timing
 from .kernel_report import NAMES
-from .operations import OPERATIONS, Case, Function, Operation, Shape, implementation, results
+from .operations import LIBRARIES, OPERATIONS, Case, Function, Operation, Shape, implementation, results
 
-PEERS = ("torch", "torch.compile", "Liger", "QuACK")
+PEERS = ("torch", "torch.compile", *LIBRARIES)
 OURS = ("composed", "fused")
 # Of ‖result - reference‖ / ‖reference‖; rounding alone makes up to a third of it (layer_norm in bf16: 7e-3).
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
 MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
 PRODUCTS = "matmuls"  # not an implementation: what an operation cannot do without
-# Compiling takes its time: after so many seconds a quick run goes on without torch.compile, and then it ends.
-COMPILING_SECONDS, QUICK_SECONDS = 100.0, 180.0
+# Of the time that a run has: until then it waits for torch.compile, begins new rows, and asks for the program's own
+# time. What is left after that is for plots, and for what takes longer than it should.
+COMPILING_SHARE, ROWS_SHARE, HOST_SHARE = 0.4, 0.75, 0.9
 
 
 def chosen(only: str) -> list[Operation]:
@@ -101,6 +102,19 @@ def cases(only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = 
     return [case for _, case in found]
 
 
+def in_order(todo: Sequence[Case]) -> list[Case]:
+    """What goals need first: a case of each, then the others that goals are about, then the rest."""
+    seen: set[tuple[str, kernel_goals.Goal]] = set()
+
+    def rank(case: Case) -> int:
+        about = {(case.operation.name, goal) for goal in kernel_goals.about(case)}
+        new = not about <= seen
+        seen.update(about)
+        return 0 if new else 1 if about else 2
+
+    return sorted(todo, key=rank)
+
+
 def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple[dict[str, Function], dict[str, str]]:
     """Who can compute a case, and why others cannot.
 
@@ -115,7 +129,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
         needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
-        elif name in ("Liger", "QuACK") and not case.has(name):
+        elif name in LIBRARIES and not case.has(name):
             continue  # it has no such function
         else:
             try:
@@ -123,7 +137,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
             except KeyError:
                 continue
             except ImportError as error:
-                if name not in ("Liger", "QuACK"):  # whoever has not installed another library need not hear of it
+                if name not in LIBRARIES:  # whoever has not installed another library need not hear of it
                     notes[name] = report.because(error)
             except Exception as error:  # a library of another version, a GPU that Triton does not know
                 notes[name] = report.because(error)
@@ -159,9 +173,9 @@ def measure_case(
             # Copies, as there are some that write over what they are given, and the next one is checked on the same.
             given = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
             ys = results(f(*given, **options))
-            dys = dys or [upstream(y) for y in ys]
+            dys = dys or [case.upstream(y) for y in ys]
             if name != "reference":
-                errors[name] = case.operation.error(case, tensors, dys, ys, gradients(ys, given, dys))
+                errors[name] = case.check(name, tensors, dys, ys, gradients(ys, given, dys))
             del ys, given
         except Exception as error:  # whatever another library or a compiler does, the others are still timed
             notes[name] = report.because(error)
@@ -208,13 +222,6 @@ def measure_case(
         rows.append(row(case, direction, times, limits, errors, memory, said))
         calls.clear()
     return rows
-
-
-def upstream(y: Tensor) -> Tensor:
-    """A gradient of a result, to begin the way back with: of a loss 1, else normally distributed; of ids 0, unused."""
-    if not y.is_floating_point():
-        return torch.zeros_like(y)
-    return torch.ones_like(y) if y.dim() == 0 else torch.randn_like(y)
 
 
 def gradients(ys: Sequence[Tensor], tensors: list[Tensor], dys: list[Tensor], keep: bool = False) -> tuple[Tensor, ...]:
@@ -285,29 +292,35 @@ def overheads(
     operation: Operation, names: Sequence[str], dtype: str = "bf16", device: str = "cuda"
 ) -> dict[str, dict[str, float]]:
     """Microseconds of the program's time per call on a tiny shape, of whoever can do it: forward, while autograd takes
-    note, and the operation's other directions."""
+    note, and backward, if there is one. Where a graph is good for one way back only, backward is what it adds to
+    forward."""
     case = Case(operation, next(iter(operation.forms)), operation.tiny, dtype)
     tensors, result = case.tensors(device), {}
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for name, f in functions(case, names)[0].items():
         try:
-            dys = [upstream(y) for y in results(f(*tensors, **case.options))]
-            result[name] = {
-                direction: timing.launch_overhead(_call(f, tensors, case.options, dys, direction), synchronize)
-                for direction in dict.fromkeys(("forward", *operation.directions))
-            }
+            dys = [case.upstream(y) for y in results(f(*tensors, **case.options))]
+            # Forward before and after: in a difference a bad moment of it would make the way back look short.
+            took: dict[str, list[float]] = {}
+            for direction in ("forward", *(d for d in operation.directions if d != "forward"), "forward"):
+                call = _call(f, tensors, case.options, dys, direction)
+                took.setdefault(direction, []).append(timing.launch_overhead(call, synchronize))
+            result[name] = {direction: min(times) for direction, times in took.items()}
+            if (both := result[name].pop("both", 0.0)) > result[name]["forward"]:
+                result[name]["backward"] = both - result[name]["forward"]
         except Exception as error:
             report.note(f"{operation.name}: launch overhead of {name}: {report.because(error)}")
     return result
 
 
-def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> dict[str, float]:
+def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> dict[str, Any]:
     """``fused`` ten times in a row, there and back, captured as a CUDA graph: how long the graph takes, how long its
-    kernels take together, in ms, and the ratio; nothing if that cannot be done."""
-    case = Case(operation, next(iter(operation.forms)), operation.quick[0], dtype)
+    kernels take together, in ms, and the ratio; nothing if that cannot be done. The tensors are as large as in a step
+    of a small model: in larger ones nobody would see the time between kernels."""
+    case = Case(operation, next(iter(operation.forms)), operation.block, dtype)
     try:
         tensors, f = case.tensors(device), functions(case, ("fused",))[0]["fused"]
-        dys = [upstream(y) for y in results(f(*tensors, **case.options))]
+        dys = [case.upstream(y) for y in results(f(*tensors, **case.options))]
         replay = timing.captured(_call(f, tensors, case.options, dys, "both"), kernel_goals.BLOCK_CALLS)
         measure = timing.CudaClock(flush=False)
         whole = timing.round_robin({"graph": replay}, measure, seconds=0.2)["graph"].median
@@ -315,26 +328,42 @@ def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> di
     except Exception as error:
         report.note(f"{operation.name}: captured calls: {report.because(error)}")
         return {}
-    return {"graph_ms": whole, "kernels_ms": kernels, "ratio": whole / kernels} if kernels > 0 else {}
+    times = {"graph_ms": whole, "kernels_ms": kernels, "ratio": whole / kernels} if kernels > 0 else {}
+    return times | {"case": str(case)} if times else {}
 
 
 def run(
-    only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = False, out: Path | None = None
+    only: str = "",
+    shapes: str = "",
+    dtypes: str = "bf16",
+    quick: bool = False,
+    minutes: float | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any] | None:
-    """``hornbook bench kernels``; the whole result, or None without a CUDA GPU."""
+    """``hornbook bench kernels``; what was measured, or None without a CUDA GPU."""
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes is a time to end in, above 0, not {minutes}")
     todo = cases(only, shapes, dtypes, quick)
+    if minutes is None and quick:
+        minutes = report.QUICK_MINUTES
     if not torch.cuda.is_available():
-        report.without_cuda({operation.name for operation in chosen(only)} if only else None)
+        if shapes:
+            raise ConfigError(
+                "--shapes says what is timed, but there is no CUDA GPU here: kernels are then compiled for their own "
+                "classes of shapes, so leave it out"
+            )
+        formats = tuple(dict.fromkeys(case.dtype for case in todo))
+        report.without_cuda({operation.name for operation in chosen(only)} if only else None, formats, quick, minutes)
         return None
     report.require_compiler()
     # Backward is timed many times through one graph: what forward saved must not be used up by the first.
     functorch: Any = importlib.import_module("torch._functorch.config")
     with functorch.patch(donated_buffer=False):
-        return _run(todo, quick, out)
+        return _run(todo if quick or minutes is None else in_order(todo), minutes, out)
 
 
-def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") -> dict[str, Any]:
-    began = time.monotonic()
+def _run(todo: list[Case], minutes: float | None, out: Path | None, device: str = "cuda") -> dict[str, Any]:
+    began, limit = time.monotonic(), math.inf if minutes is None else 60 * minutes
     facts = report.machine()
     place = report.folder(out, facts["gpu"])
     measure = timing.CudaClock()
@@ -343,38 +372,46 @@ def _run(todo: list[Case], quick: bool, out: Path | None, device: str = "cuda") 
         "copy": timing.copy_bandwidth(measure, device),
         "matmul": {dtype: timing.matmul_rate(measure, dtype, device) for dtype in needed},
     }
-    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits}
-    result |= {"rows": [], "left_out": []}
+    result: dict[str, Any] = facts | {"benchmark": "kernels", "minutes": minutes, "limits": limits}
+    result |= {"rows": [], "left_out": [], "overhead_us": {}, "blocks": {}}
+    before = kernel_report.earlier(place, facts)
     print(kernel_report.limits_line(result), flush=True)
     for case in todo:
-        if quick and time.monotonic() - began > QUICK_SECONDS:
+        spent = (time.monotonic() - began) / limit
+        if spent > ROWS_SHARE:
             result["left_out"].append(str(case))
             continue
-        slow = quick and time.monotonic() - began > COMPILING_SECONDS
+        needed_by_a_goal = any("torch.compile" in goal.peers for goal in kernel_goals.about(case))
+        slow = spent > COMPILING_SHARE and not needed_by_a_goal
         names = [name for name in NAMES if not (slow and name == "torch.compile")]
         try:
             torch.cuda.empty_cache()
-            rows = measure_case(case, measure, limits, device=device, names=names, seconds=0.3 if quick else 1.0)
+            rows = measure_case(
+                case, measure, limits, device=device, names=names, seconds=1.0 if minutes is None else 0.3
+            )
         except Exception as error:  # out of memory for the inputs themselves, or a GPU that has given up
             notes = {"all": report.because(error)}
             rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in case.operation.directions]
         result["rows"] += rows
         for r in rows:
             if slow:
-                r["notes"]["torch.compile"] = "not run, so that --quick ends in time"
+                r["notes"]["torch.compile"] = "not run, so that the run ends in time"
             r["goals"] = kernel_goals.of_row(r, facts["triton"])
             print(kernel_report.line(r), flush=True)
-        kernel_report.save(result, place)
-    names = [name for name in NAMES if not (quick and name == "torch.compile")]
-    operations = {case.operation.name: case.operation for case in todo}
-    try:
-        result["overhead_us"] = {name: overheads(op, names, todo[0].dtype, device) for name, op in operations.items()}
-        result["blocks"] = {name: block(op, todo[0].dtype, device) for name, op in operations.items()}
-    except Exception as error:  # such as a GPU that has given up: the rows are still to be shown
-        report.note(f"the program's own time: {report.because(error)}")
+        kernel_report.save(result, place, before)
+    names = [name for name in NAMES if not (minutes and name == "torch.compile")]
+    for name, operation in {case.operation.name: case.operation for case in todo}.items():
+        if (time.monotonic() - began) / limit > HOST_SHARE:
+            result["left_out"].append(f"{name}: host time")
+            continue
+        try:
+            result["overhead_us"][name] = overheads(operation, names, todo[0].dtype, device)
+            result["blocks"][name] = block(operation, todo[0].dtype, device)
+        except Exception as error:  # such as a GPU that has given up: the rows are still to be shown
+            report.note(f"{name}: the program's own time: {report.because(error)}")
+        kernel_report.save(result, place, before)
     result["seconds"] = time.monotonic() - began
-    kernel_report.save(result, place)
-    kernel_report.draw(result, place)
+    kernel_report.draw(kernel_report.save(result, place, before), place, {case.operation.name for case in todo})
     print("\n" + kernel_report.markdown(result))
     report.note(f"{place}: kernels.json, kernels.md and a plot per operation")
     print(json.dumps(kernel_report.digest(result) | {"out": str(place)}))

@@ -22,7 +22,7 @@ from . import (
     softmax,
     swiglu,
 )
-from .base import Case, Function, Operation, Shape, results
+from .base import LIBRARIES, Case, Function, Operation, Shape, results
 
 MODULES = (
     softmax, layer_norm, rms_norm, add_norm, attention, cross_entropy, linear_cross_entropy, gelu, relu2, swiglu, rope,
@@ -30,7 +30,7 @@ MODULES = (
 )  # fmt: skip
 OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 
-__all__ = ["OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
+__all__ = ["LIBRARIES", "OPERATIONS", "Case", "Function", "Operation", "Shape", "implementation", "results"]
 
 
 def implementation(name: str, operation: str) -> Function:
@@ -39,9 +39,12 @@ def implementation(name: str, operation: str) -> Function:
     Raises:
         ImportError: for a library that is not there, and KeyError for one that does not have the operation.
     """
-    if name not in ("Liger", "QuACK"):
+    if name not in LIBRARIES:
         return base.implementation(name, operation)
     module, attribute, more = OPERATIONS[operation].peers[name]
     found = getattr(importlib.import_module(module), attribute)
     call = getattr(found, "apply", found)
-    return lambda *inputs: call(*inputs, *more)
+    if not isinstance(more, tuple):
+        return lambda *inputs, **options: call(*more(*inputs, **options))
+    # The options are those of the form; it is `peers` that says how the library is told of them.
+    return lambda *inputs, **_: call(*inputs, *more)

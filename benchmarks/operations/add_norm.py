@@ -30,9 +30,17 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 OPERATION = Operation(
-    "add_norm", "ROWSxCOLUMNS", SHAPES, (SHAPES[0], SHAPES[3]), (64, 256),
+    "add_norm", "ROWSxCOLUMNS", SHAPES, (SHAPES[0], SHAPES[3]), (64, 256), (8192, 768),
     {"layer_norm": {"norm": "layer_norm"}, "rms_norm": {"norm": "rms_norm"}},
     lambda shape, form: [shape, shape, *[shape[1:]] * (2 if form == "layer_norm" else 1)], add_norm_work, rows_error,
-    {"Liger": ("liger_kernel.ops.fused_add_rms_norm", "LigerFusedAddRMSNormFunction", (1e-5, 0.0, "llama", False))},
+    {
+        # Behind eps: no offset of the weight, computed as Llama does, and dx not written over dy, which is used again.
+        "Liger": ("liger_kernel.ops.fused_add_rms_norm", "LigerFusedAddRMSNormFunction", (1e-5, 0.0, "llama", False)),
+        # Without a bias, in the dtypes of x and residual; True: the sum is returned too.
+        "QuACK": (
+            "quack.rmsnorm", "rmsnorm",
+            lambda x, residual, weight, **_: (x, weight, None, residual, None, None, 1e-5, True),
+        ),
+    },
     examples, peer_forms=("rms_norm",),
 )  # fmt: skip

@@ -61,7 +61,7 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 OPERATION = Operation(
     "attention", "BxTxHxD", ((16, 1024, 12, 64), (4, 4096, 16, 64), (4, 4096, 16, 128), (1, 16384, 16, 128)),
-    ((16, 1024, 12, 64), (4, 4096, 16, 128)), (1, 64, 2, 64),
+    ((16, 1024, 12, 64), (4, 4096, 16, 128)), (1, 64, 2, 64), (8, 1024, 12, 64),
     {"causal": {"causal": True}, "full": {"causal": False}},
     lambda shape, form: [shape] * 3, attention_work, attention_error, {}, examples,
 )  # fmt: skip

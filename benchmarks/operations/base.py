@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,13 @@ from ..timing import FORMATS
 
 Shape = tuple[int, ...]
 Function = Callable[..., Any]
+
+LIBRARIES = ("Liger", "QuACK", "FlashInfer")
+"""others, which are timed where they are installed"""
+WIDE_ROWS: tuple[Shape, ...] = (
+    (262144, 768), (131072, 1024), (65536, 2048), (32768, 4096), (16384, 8192), (8192, 16384),
+)  # fmt: skip
+"""the widths at which every operation on rows is timed; a tensor of bf16 has at least 256 MB"""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class Fixed:
     """An input that wants no gradient, such as the cosines of angles."""
 
     shape: Shape
+    spread: float = 1.0
+    """standard deviation of its numbers"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Operation:
     quick: tuple[Shape, ...]
     tiny: Shape
     """so small that only the launch costs time"""
+    block: Shape
+    """as in a model's step: of this the calls are that a CUDA graph holds together, for the time between kernels"""
     forms: dict[str, dict[str, Any]]
     """name → arguments"""
     inputs: Callable[[Shape, str], list[Shape | Ids | Fixed | Chances]]
@@ -59,8 +70,9 @@ class Operation:
     error: Callable[[Case, list[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], float]
     """(case, inputs, upstream gradients, results, gradients of the inputs that want one) → distance from the reference
     in float64"""
-    peers: dict[str, tuple[str, str, tuple[Any, ...]]]
-    """a library's name → its module, its (autograd) function there, and what it is given behind the inputs"""
+    peers: dict[str, tuple[str, str, tuple[Any, ...] | Callable[..., tuple[Any, ...]]]]
+    """one of `LIBRARIES` → its module, its (autograd) function there, and what it is given behind the inputs, or a
+    function of inputs and options that returns all it is given"""
     examples: Callable[[str], Iterator[tuple[str, Callable[[], Any]]]]
     """number format → for each shape class of the kernels, its name and a call on small tensors, forward and backward,
     whose launches are compiled ahead of time"""
@@ -68,6 +80,10 @@ class Operation:
     """what is timed: "forward", "backward", or "both" in one go where most of the way back is done on the way forth"""
     peer_forms: tuple[str, ...] | None = None
     """the forms that ``peers`` have; those without arguments if not given"""
+    upstream: dict[str, float] = field(default_factory=dict)
+    """form → the gradient of a loss with which the way back begins; 1 if not given"""
+    peer_error: Callable[..., float] | None = None
+    """as ``error``, for libraries whose results are not to be compared number by number"""
 
 
 @dataclass(frozen=True)
@@ -97,13 +113,30 @@ class Case:
             if isinstance(what, Chances):
                 return torch.rand(what.shape, device=device)
             shape = what.shape if isinstance(what, Fixed) else what
-            return torch.randn(shape, device=device, dtype=dtype, requires_grad=not isinstance(what, Fixed))
+            if isinstance(what, Fixed):
+                # Drawn in fp32: in bf16 randn is too coarse on a CPU to draw the largest numbers.
+                return (torch.randn(shape, device=device) * what.spread).to(dtype)
+            return torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
 
         return [tensor(what) for what in self.operation.inputs(self.shape, self.form)]
 
     def work(self, direction: str) -> tuple[int, int]:
         """Bytes to move and operations in products of matrices, at least."""
         return self.operation.work(self.shape, self.form, direction, FORMATS[self.dtype].itemsize)
+
+    def upstream(self, y: Tensor) -> Tensor:
+        """A gradient of a result, to begin the way back with: of a loss what the form says, else normally distributed;
+        of ids 0, unused."""
+        if not y.is_floating_point():
+            return torch.zeros_like(y)
+        return torch.full_like(y, self.operation.upstream.get(self.form, 1.0)) if y.dim() == 0 else torch.randn_like(y)
+
+    def check(
+        self, name: str, tensors: list[Tensor], dys: Sequence[Tensor], ys: Sequence[Tensor], grads: Sequence[Tensor]
+    ) -> float:
+        """How far an implementation's results and gradients are from the reference's."""
+        error = self.operation.peer_error if name in LIBRARIES else None
+        return (error or self.operation.error)(self, tensors, dys, ys, grads)
 
     def has(self, library: str) -> bool:
         """Whether a library has the operation in this form."""

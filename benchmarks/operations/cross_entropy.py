@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Case, Ids, Operation, Shape, back, distance, empty, reference_of
+from .base import WIDE_ROWS, Case, Ids, Operation, Shape, back, distance, empty, reference_of
 
 
 def cross_entropy_work(shape: Shape, form: str, direction: str, size: int) -> tuple[int, int]:
@@ -60,14 +60,15 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 OPERATION = Operation(
     "cross_entropy", "ROWSxCOLUMNS",
     (
-        (262144, 768), (131072, 1024), (65536, 2048), (32768, 4096), (16384, 8192), (8192, 16384), (4096, 32768),
-        (4096, 50257), (2048, 65536), (2048, 128256), (1024, 131072), (1024, 262144),
+        *WIDE_ROWS, (4096, 32768), (4096, 50257), (2048, 65536), (2048, 128256), (1024, 131072), (1024, 262144),
     ),
-    ((16384, 8192), (4096, 50257)), (64, 256), {"": {}, "in place": {"inplace": True}},
+    ((16384, 8192), (4096, 50257)), (64, 256), (1024, 50257),
+    {"": {}, "in place": {"inplace": True}, "gradient of 0.5": {}},
     lambda shape, form: [shape, Ids(shape[:1], shape[1])], cross_entropy_work, cross_entropy_error,
     {
-        "Liger": ("liger_kernel.ops.cross_entropy", "LigerCrossEntropyFunction", ()),
+        "Liger": ("liger_kernel.ops.cross_entropy", "LigerCrossEntropyFunction", (None,)),  # classes without a weight
         "QuACK": ("quack.cross_entropy", "cross_entropy", ()),
     },
-    examples, ("both",),
+    # A loss that is scaled, as of several micro-batches: then the gradient that is made on the way forth is multiplied.
+    examples, ("both",), upstream={"gradient of 0.5": 0.5},
 )  # fmt: skip

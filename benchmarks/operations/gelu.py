@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .base import Operation, Shape, back, empty, rows_error
+from .base import WIDE_ROWS, Operation, Shape, back, empty, rows_error
 
 FORMS: dict[str, dict[str, Any]] = {"exact": {}, "tanh": {"approximate": "tanh"}, "tanh, bias": {"approximate": "tanh"}}
 
@@ -34,7 +34,6 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 OPERATION = Operation(
-    "gelu", "ROWSxCOLUMNS", ((262144, 768), (65536, 3072), (32768, 8192), (16384, 16384)),
-    ((65536, 3072), (32768, 8192)), (64, 256), FORMS,
+    "gelu", "ROWSxCOLUMNS", (*WIDE_ROWS, (65536, 3072)), ((65536, 3072), (16384, 8192)), (64, 256), (8192, 3072), FORMS,
     pointwise_inputs, pointwise_work, rows_error, {}, examples,
 )  # fmt: skip

@@ -52,7 +52,8 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 OPERATION = Operation(
     "linear_cross_entropy", "ROWSxIDSxCOLUMNS", ((8192, 128256, 4096), (65536, 50304, 768)), ((8192, 50304, 768),),
-    (64, 256, 64), {"": {}}, lambda shape, form: [(shape[0], shape[2]), (shape[1], shape[2]), Ids(shape[:1], shape[1])],
+    (64, 256, 64), (8192, 50304, 768), {"": {}},
+    lambda shape, form: [(shape[0], shape[2]), (shape[1], shape[2]), Ids(shape[:1], shape[1])],
     linear_work, linear_error,
     {
         "Liger": (

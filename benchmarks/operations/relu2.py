@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .base import Operation, back, empty, rows_error
+from .base import WIDE_ROWS, Operation, back, empty, rows_error
 from .gelu import pointwise_inputs, pointwise_work
 
 
@@ -23,7 +23,7 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 OPERATION = Operation(
-    "relu2", "ROWSxCOLUMNS", ((262144, 768), (65536, 3072), (32768, 8192), (16384, 16384)),
-    ((65536, 3072), (32768, 8192)), (64, 256), {"": {}, "bias": {}},
+    "relu2", "ROWSxCOLUMNS", (*WIDE_ROWS, (65536, 3072)), ((65536, 3072), (16384, 8192)), (64, 256), (8192, 3072),
+    {"": {}, "bias": {}},
     pointwise_inputs, pointwise_work, rows_error, {}, examples,
 )  # fmt: skip

@@ -26,7 +26,7 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 OPERATION = Operation(
-    "rms_norm", "ROWSxCOLUMNS", (*SHAPES, (2097152, 64)), (SHAPES[0], SHAPES[3]), (64, 256), {"": {}},
+    "rms_norm", "ROWSxCOLUMNS", (*SHAPES, (2097152, 64)), (SHAPES[0], SHAPES[3]), (64, 256), (8192, 768), {"": {}},
     lambda shape, form: [shape, shape[1:]], rms_norm_work, rows_error,
     {
         # Behind eps: no offset of the weight, computed as Llama does, and dx not written over dy, which is used again.

@@ -45,7 +45,7 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 OPERATION = Operation(
     "rope", "BxTxHxD", ((256, 1024, 12, 64), (32, 4096, 16, 64), (16, 4096, 32, 128), (8, 8192, 8, 256)),
-    ((256, 1024, 12, 64), (16, 4096, 32, 128)), (1, 16, 4, 64),
+    ((256, 1024, 12, 64), (16, 4096, 32, 128)), (1, 16, 4, 64), (8, 1024, 12, 64),
     {"": {}, "interleaved": {"interleaved": True}},
     rope_inputs, rope_work, rows_error, {}, examples,
 )  # fmt: skip

@@ -12,8 +12,11 @@ from .base import Case, Chances, Fixed, Operation, Shape, empty
 
 BOUNDARY = 1e-5  # so near to a boundary between two tokens rounding may draw either
 
+SPREAD = 3.0
+"""of the logits: then, in nearly every row, each of all filters leaves out some of what the ones before it keep"""
 FORMS: dict[str, dict[str, Any]] = {
-    "all filters": {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.05},
+    "all filters": {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.1},
+    "top-k, top-p": {"top_k": 50, "top_p": 0.9},
     "top-p": {"top_p": 0.9},
     "no filter": {},
 }
@@ -21,7 +24,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 def sample_inputs(shape: Shape, form: str) -> list[Any]:
     """Logits and a number a row."""
-    return [Fixed(shape), Chances(shape[:1])]
+    return [Fixed(shape, SPREAD), Chances(shape[:1])]
 
 
 def sample_work(shape: Shape, form: str, direction: str, size: int) -> tuple[int, int]:
@@ -48,6 +51,22 @@ def sample_error(
     return wrong / max(1, len(logits))
 
 
+def peer_error(
+    case: Case, tensors: list[Tensor], dys: Sequence[Tensor], ys: Sequence[Tensor], grads: Sequence[Tensor]
+) -> float:
+    """The share of rows whose token the filters leave out: who draws numbers of its own draws other tokens."""
+    logits, ids = tensors[0], ys[0].long()
+    p = probabilities(logits.double(), **case.options)
+    known = (ids >= 0) & (ids < logits.shape[1])
+    kept = known & (p.gather(-1, ids.where(known, 0)[:, None])[:, 0] > 0)
+    return float((~kept).double().mean())
+
+
+def flashinfer(logits: Tensor, uniform: Tensor, top_k: int, top_p: float) -> tuple[Any, ...]:
+    """It draws its own numbers, and sampling wants fp32; it has no temperature and no min-p in the same call."""
+    return logits.float(), top_k, top_p
+
+
 def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     from ...kernels import sample_logits
 
@@ -61,6 +80,8 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 OPERATION = Operation(
-    "sample_logits", "ROWSxCOLUMNS", ((128, 128256), (128, 50257), (1, 128256)), ((128, 128256),), (4, 256), FORMS,
-    sample_inputs, sample_work, sample_error, {}, examples, directions=("forward",),
+    "sample_logits", "ROWSxCOLUMNS", ((128, 128256), (128, 50257), (1, 128256)), ((128, 128256),), (4, 256),
+    (32, 50257), FORMS, sample_inputs, sample_work, sample_error,
+    {"FlashInfer": ("flashinfer.sampling", "top_k_top_p_sampling_from_logits", flashinfer)},
+    examples, directions=("forward",), peer_forms=("top-k, top-p",), peer_error=peer_error,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Case, Operation, Shape, back, distance, empty, reference_of, rows_error
+from .base import WIDE_ROWS, Case, Operation, Shape, back, distance, empty, reference_of, rows_error
 
 
 def causal_shape(shape: Shape) -> Shape:
@@ -70,10 +70,9 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 OPERATION = Operation(
     "softmax", "ROWSxCOLUMNS",
     (
-        (262144, 768), (131072, 1024), (65536, 2048), (32768, 4096), (16384, 8192), (8192, 16384), (4096, 32768),
-        (4096, 50257), (2048, 65536), (1024, 131072), (1024, 262144),
+        *WIDE_ROWS, (4096, 32768), (4096, 50257), (2048, 65536), (1024, 131072), (1024, 262144),
     ),
-    ((32768, 4096), (4096, 50257)), (64, 256), {"": {}, "causal": {"causal": True}},
+    ((32768, 4096), (4096, 50257)), (64, 256), (8192, 768), {"": {}, "causal": {"causal": True}},
     lambda shape, form: [causal_shape(shape) if form == "causal" else shape], softmax_work, softmax_error,
     {
         "Liger": ("liger_kernel.ops.softmax", "LigerSoftmaxFunction", ()),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .base import Operation, Shape, back, empty, rows_error
+from .base import WIDE_ROWS, Operation, Shape, back, empty, rows_error
 
 
 def swiglu_work(shape: Shape, form: str, direction: str, size: int) -> tuple[int, int]:
@@ -30,8 +30,8 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 OPERATION = Operation(
-    "swiglu", "ROWSxCOLUMNS", ((262144, 768), (65536, 2048), (32768, 5504), (16384, 14336)),
-    ((65536, 2048), (16384, 14336)), (64, 256), {"two": {}, "halves": {}},
+    "swiglu", "ROWSxCOLUMNS", (*WIDE_ROWS, (32768, 5504), (16384, 14336)), ((65536, 2048), (16384, 14336)), (64, 256),
+    (8192, 2048), {"two": {}, "halves": {}},
     swiglu_inputs, swiglu_work, rows_error,
     {"Liger": ("liger_kernel.ops.swiglu", "LigerSiLUMulFunction", ())},
     examples, peer_forms=("two",),
