@@ -3,8 +3,9 @@
     accuracy        results and every gradient against float64: no more than 1.5 × the error that PyTorch makes in the
                     same number format, plus one unit in the last place of the largest number; memory that a kernel is
                     to fill holds NaN before. The largest of few errors is chance, so a case that is over the limit is
-                    drawn again, and has to be within it over all draws together, of at most 8. In the interpreter,
-                    no load or store may leave the tensors that a kernel was given
+                    drawn again, and has to be within it over all draws together, of at most 8
+    bounds          in the interpreter, in all runs of these checks, no load or store may leave the tensors that a
+                    kernel was given
     repeatable      the same bits twenty times
     strided         inputs and upstream gradients with gaps, turned axes or one number for all give the same bits as
                     tight ones
@@ -220,8 +221,9 @@ def run(
 def run_fused(
     operation: Operation, case: Case, inputs: dict[str, Tensor | None], change: Callable[[Tensor], Tensor] = lambda x: x
 ) -> dict[str, Tensor]:
-    """`run`, and the kernels of both ways must be launched."""
-    with launching(*(k for k in operation.forward + operation.backward if k not in case.without)):
+    """`run`, and the kernels of both ways must be launched, and stay within their tensors."""
+    kernels = [k for k in operation.forward + operation.backward if k not in case.without]
+    with launching(*kernels), within_bounds():
         return run(operation.fused, inputs, case.options, change)
 
 
@@ -239,7 +241,7 @@ def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device:
         wide = {n: again(t, lambda t: t.double() if t.is_floating_point() else t) for n, t in inputs.items()}
         exact = run(operation.reference, wide, case.options)
         peer = run(operation.torch, inputs, case.options)
-        with poisoned(), within_bounds():
+        with poisoned():
             mine = run_fused(operation, case, inputs)
         assert mine.keys() == exact.keys()
         over.clear()
