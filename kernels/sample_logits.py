@@ -304,7 +304,7 @@ def _sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     block, capacity, warps = tile(n_cols)
-    chunks = triton.cdiv(n_cols, block)
+    chunks = library.cdiv(n_cols, block)
     scratch = logits.new_empty(n_rows, max(capacity // chunks, chunks), dtype=torch.float32)
     library.launch(
         sample_logits_row, (n_rows,), logits, uniform.contiguous(), tokens, scratch, n_cols, logits.stride(0),

@@ -73,7 +73,7 @@ def _forward(gate: Tensor, up: Tensor | None) -> Tensor:
         return y
     g, u = halves(gate, up)
     rows, block = tile(*g.shape)
-    grid = (triton.cdiv(g.shape[0], rows) * triton.cdiv(g.shape[1], block),)
+    grid = (library.cdiv(g.shape[0], rows) * library.cdiv(g.shape[1], block),)
     library.launch(swiglu_forward, grid, g, u, y, *g.shape, g.stride(0), u.stride(0), ROWS=rows, BLOCK=block)
     return y
 
@@ -85,7 +85,7 @@ def _backward(gate: Tensor, up: Tensor | None, dy: Tensor, wants_gate: bool, wan
     g, u = halves(gate, up)
     dg, du = (dgate, dup) if up is not None else dgate.chunk(2, dim=-1)
     rows, block = tile(*g.shape)
-    grid = (triton.cdiv(g.shape[0], rows) * triton.cdiv(g.shape[1], block),)
+    grid = (library.cdiv(g.shape[0], rows) * library.cdiv(g.shape[1], block),)
     library.launch(
         swiglu_backward, grid, g, u, dy.contiguous(), dg, du, *g.shape, g.stride(0), u.stride(0),
         g.shape[1] * (2 if up is None else 1),
@@ -115,12 +115,9 @@ _swiglu_backward = library.operator(
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(gate: Tensor, up: Tensor | None) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate, up)
         return _swiglu(gate, up)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable

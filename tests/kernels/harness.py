@@ -60,6 +60,7 @@ class Case:
     plus: float = 0.0  # and what is added to them then
     in_fp32: tuple[str, ...] = ()  # inputs that stay fp32 whatever the others are, as a model's weights do
     fixed: tuple[str, ...] = ()  # inputs that never want a gradient, and are between -1 and 1, as cosines are
+    computed: tuple[str, ...] = ()  # inputs that a kernel gets as results, not as leaves: it may write over them
     without: tuple[str, ...] = ()  # kernels that this call does not need
 
     @property
@@ -202,11 +203,13 @@ def run(
     inputs: dict[str, Tensor | None],
     options: dict[str, Any],
     change: Callable[[Tensor], Tensor] = lambda dy: dy,
+    computed: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """The result as "y" (of several, the others as "y1", "y2", ...) and the gradient of each input that wants one as
     "dNAME", for random gradients of the results, which are given a ``change`` first."""
     leaves = {name: t for name, t in inputs.items() if t is not None and t.requires_grad}
-    ys = as_tuple(function(**inputs, **options))
+    given = {name: t * 1 if t is not None and name in computed else t for name, t in inputs.items()}
+    ys = as_tuple(function(**given, **options))
     dys = []
     for number, y in enumerate(ys):
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
@@ -224,7 +227,7 @@ def run_fused(
     """`run`, and the kernels of both ways must be launched, and stay within their tensors."""
     kernels = [k for k in operation.forward + operation.backward if k not in case.without]
     with launching(*kernels), within_bounds():
-        return run(operation.fused, inputs, case.options, change)
+        return run(operation.fused, inputs, case.options, change, case.computed)
 
 
 def ulp(dtype: torch.dtype, largest: float) -> float:
