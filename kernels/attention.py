@@ -217,7 +217,7 @@ DELTA_ROWS = 32
 
 def _blocks(q: Tensor) -> tuple[tuple[int, int, int], ...]:
     D, size = q.shape[-1], q.element_size()
-    return TABLE[min(entry for entry in TABLE if entry[0] >= D and entry[1] == size)]
+    return next(blocks for (most, bytes_), blocks in TABLE.items() if most >= D and bytes_ == size)
 
 
 def _settings(q: Tensor, causal: bool) -> dict[str, Any]:

@@ -21,8 +21,7 @@ first, and if there is nothing to do it ends: no memory is moved, and nobody wai
 backward hands its buffer out, multiplied. Should the graph be kept for a second one, that computes the gradient anew
 from the logits. With ``inplace`` there are no logits any more, and so no second time.
 
-An id that is neither ``ignore_index`` nor one of 0 ... V - 1 reads nothing; the loss of its row is nan, and so is the
-gradient, to be noticed.
+An id that is neither ``ignore_index`` nor one of 0 ... V - 1 reads nothing; its loss and its gradient are nan.
 """
 
 from __future__ import annotations
@@ -224,9 +223,8 @@ def scale_in_place(D, G, Counts, n, DIVIDED: tl.constexpr, PARTS: tl.constexpr, 
 
 # Rows are held as in `softmax`, but the longest go in chunks where smoothing or a soft-cap need registers besides.
 SMALLER_TABLE = {most: shape for most, shape in TABLE.items() if most <= 16384}
-# Programs that count targets, and how many each takes at once.
+# Programs that count targets, or multiply a gradient (at most: they mostly only end), and how much each takes at once.
 PARTS, PART = 32, 2048
-# Programs that multiply a gradient, at most, and how many numbers each takes at once. Few, as they mostly only end.
 SCALING, SCALED = 1024, 4096
 
 
@@ -326,26 +324,19 @@ def _fake_in_place(logits: Tensor, targets: Tensor, _: int, reduction: str, *res
     return loss, targets.new_empty(PARTS if reduction == "mean" else 0, dtype=torch.int32)
 
 
-def _fake(logits: Tensor, targets: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return *_fake_in_place(logits, targets, *how), logits.new_empty(logits.shape if how[-1] else 0)
-
-
 HOW = "int ignore_index, str reduction, float label_smoothing, float z_loss, float? softcap"
 _cross_entropy = library.operator(
     "cross_entropy(Tensor logits, Tensor targets, " + HOW + ", bool gradient) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _fake,
-)
+    _forward, lambda x, t, *how: (*_fake_in_place(x, t, *how), x.new_empty(x.shape if how[-1] else 0)),
+)  # fmt: skip
 _cross_entropy_ = library.operator(
     "cross_entropy_(Tensor(a!) logits, Tensor targets, " + HOW + ") -> (Tensor, Tensor)",
-    _forward_in_place,
-    _fake_in_place,
-)
+    _forward_in_place, _fake_in_place,
+)  # fmt: skip
 _cross_entropy_backward = library.operator(
     "cross_entropy_backward(Tensor logits, Tensor targets, Tensor g, Tensor counts, " + HOW + ") -> Tensor",
-    _backward,
-    lambda logits, *_: logits.new_empty(logits.shape),
-)
+    _backward, lambda logits, *_: logits.new_empty(logits.shape),
+)  # fmt: skip
 _cross_entropy_scale_ = library.operator(
     "cross_entropy_scale_(Tensor(a!) gradient, Tensor g, Tensor counts) -> ()", _scale, lambda *_: None
 )
@@ -405,11 +396,18 @@ def rows_refused(targets: Tensor, logits: tuple[int, torch.device], options: Opt
 
 
 def is_leaf(t: Tensor) -> bool:
-    """Whether autograd would put a gradient beside these numbers, which may be a part of a leaf's. (What
-    `torch.compile` traces is never written over.)"""
-    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and t.requires_grad):
-        return False
-    return t.is_leaf or (t._base is not None and t._base.is_leaf)
+    """Whether these numbers are a leaf that wants a gradient, or a part of one. What is traced is not written over."""
+    wants = torch.is_grad_enabled() and t.requires_grad and not torch.compiler.is_compiling()
+    return wants and (t.is_leaf or (t._base is not None and t._base.is_leaf))
+
+
+def refused(logits: Tensor, targets: Tensor, options: Options, inplace: bool) -> str | None:
+    """`refusal`, of options that have been put together."""
+    if logits.dim() != 2 or not logits.shape[1]:
+        return f"logits has shape {tuple(logits.shape)}, but (N, V) is needed, and V above 0"
+    if inplace and options.reduction != "none" and is_leaf(logits):
+        return "inplace would write the gradient over a leaf that wants one: over a parameter, not over predictions"
+    return library.tensors_refused(logits) or rows_refused(targets, (logits.shape[0], logits.device), options)
 
 
 def refusal(
@@ -417,12 +415,7 @@ def refusal(
     z_loss: float = 0.0, softcap: float | None = None, inplace: bool = False,
 ) -> str | None:  # fmt: skip
     """Why the kernel does not take this call, or None if it does."""
-    if logits.dim() != 2 or not logits.shape[1]:
-        return f"logits has shape {tuple(logits.shape)}, but (N, V) is needed, and V above 0"
-    if inplace and reduction != "none" and is_leaf(logits):
-        return "inplace would write the gradient over a leaf that wants one: over a parameter, not over predictions"
-    options = Options(ignore_index, reduction, label_smoothing, z_loss, softcap)
-    return library.tensors_refused(logits) or rows_refused(targets, (logits.shape[0], logits.device), options)
+    return refused(logits, targets, Options(ignore_index, reduction, label_smoothing, z_loss, softcap), inplace)
 
 
 def cross_entropy(
@@ -433,8 +426,8 @@ def cross_entropy(
 
     Args:
         logits: (N, V), fp32, fp16 or bf16; rows may lie further apart than V.
-        targets: (N,) ids, int64 or int32; those equal to ``ignore_index`` count for nothing. Of any other that is not in
-            0 ... V - 1 the loss is nan, and the gradient of its logits.
+        targets: (N,) ids, int64 or int32; those equal to ``ignore_index`` count for nothing. Of any other that is not
+            in 0 ... V - 1 the loss is nan, and the gradient of its logits.
         reduction: "mean", "sum" or "none".
         label_smoothing, z_loss, softcap: as in the reference.
         inplace: write the gradient of a mean or a sum over the logits, which must not be used afterwards; the graph
@@ -448,7 +441,7 @@ def cross_entropy(
         UnsupportedError: for other dtypes, shapes and options.
     """
     options = Options(ignore_index, reduction, float(label_smoothing), float(z_loss), softcap)
-    library.require(refusal(logits, targets, **options._asdict(), inplace=inplace))
+    library.require(refused(logits, targets, options, inplace))
     wants = reduction != "none" and torch.is_grad_enabled() and logits.requires_grad
     in_place = inplace and wants and not torch.compiler.is_compiling()
     if in_place or logits.stride(1) != 1 or logits.stride(0) < logits.shape[1]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -30,6 +31,7 @@ launches: Counter[str] = Counter()
 
 _library = operators.Library("hornbook", "FRAGMENT")
 _recorded: list[Launch] | None = None
+_is_interpreted = cache(interpreter.is_on)  # as it was when Triton was imported: first asked at a kernel's start
 _interpreting = Lock()  # the interpreter changes triton.language while it runs, for the whole process
 
 
@@ -115,13 +117,13 @@ def launch(
         _recorded.append(Launch(kernel, grid, dict(zip(names, args, strict=True)) | meta, options))
         return
     device = args[0].device
-    if device.type == "cpu" and not interpreter.is_on():
+    if device.type == "cpu" and not _is_interpreted():
         raise RuntimeError(
             f"{kernel.fn.__name__}: a Triton kernel runs on tensors in a CPU's memory only in Triton's interpreter: "
             f"set {interpreter.VARIABLE}=1 in the environment before triton is imported (slow), or move them to a GPU"
         )
     launches[kernel.fn.__name__] += 1
-    if interpreter.is_on():
+    if _is_interpreted():
         with _interpreting:
             kernel[grid](*args, **meta, **options)
     elif device.type == "cuda" and device.index != torch.cuda.current_device():

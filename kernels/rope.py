@@ -138,9 +138,7 @@ _rope_backward = library.operator(
 
 class _RoPE(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, interleaved: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, interleaved: bool) -> Tensor:
         ctx.save_for_backward(cos, sin, positions)
         ctx.interleaved = interleaved
         return _rope(x, cos, sin, positions, interleaved)

@@ -59,12 +59,16 @@ def halves(gate: Tensor, up: Tensor | None) -> tuple[Tensor, Tensor]:
     """Gate and up, not empty, as rows (n_rows, n_cols) whose numbers lie side by side; the rows need not. Two tensors
     without gaps are one row."""
     if up is None:
-        gate, up = gate.chunk(2, dim=-1)
-    elif gate.is_contiguous() and up.is_contiguous():
+        gate, up = in_rows(gate).chunk(2, dim=-1)
+        return gate, up
+    if gate.is_contiguous() and up.is_contiguous():
         return gate.view(1, -1), up.view(1, -1)
-    gate, up = (t if t.dim() and t.stride(-1) == 1 else t.contiguous() for t in (gate, up))
-    n_cols = gate.shape[-1] if gate.dim() else 1
-    return gate.reshape(-1, n_cols), up.reshape(-1, n_cols)
+    return in_rows(gate), in_rows(up)
+
+
+def in_rows(t: Tensor) -> Tensor:
+    """As (n_rows, n_cols), with the numbers of a row side by side; copied if need be."""
+    return (t if t.stride(-1) == 1 else t.contiguous()).reshape(-1, t.shape[-1])
 
 
 def _forward(gate: Tensor, up: Tensor | None) -> Tensor:

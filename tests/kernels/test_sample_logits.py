@@ -401,7 +401,9 @@ def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(not interpreter.is_on(), reason="only the interpreter knows where a kernel writes")
 def test_what_is_written_beyond_the_scratch_is_noticed(tmp_path: Path) -> None:
     """A store of all lanes, of which a row of 3,000 has more than its scratch."""
-    module = planted("Scratch + at, lane.to(tl.float32), mask=hit & (at < width)", "Scratch + lane, lane * 1.0", tmp_path)
+    module = planted(
+        "Scratch + at, lane.to(tl.float32), mask=hit & (at < width)", "Scratch + lane, lane * 1.0", tmp_path
+    )
     with pytest.raises(interpreter_error(), match="stores 4096 numbers that are in none of its tensors"):
         module.sample_logits(torch.zeros(1, 3000), torch.zeros(1))
 
