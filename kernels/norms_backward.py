@@ -93,8 +93,8 @@ def norm_backward_rows(
         w += (read_weight(W, k, n_cols, HAS_WEIGHT, ROWS, BLOCK, PIECES),)
         dw += (tl.zeros((ROWS, BLOCK), tl.float32),)
         db += (tl.zeros((ROWS, BLOCK), tl.float32),)
-    for start in tl.range(part.to(tl.int64) * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
-        row = start + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
+    for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
+        row = tl.cast(start, tl.int64) + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
         r, mean = statistics_of(Statistics, row, n_rows, RMS)
         x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)
         dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES)
@@ -158,8 +158,8 @@ def norm_backward_wide_rows(
     for _ in tl.static_range(PIECES):
         dw += (tl.zeros((1, BLOCK), tl.float32),)
         db += (tl.zeros((1, BLOCK), tl.float32),)
-    for start in range(part.to(tl.int64), n_rows, parts):
-        row = start + tl.arange(0, 1)[:, None]  # (1, 1)
+    for start in range(part, n_rows, parts):
+        row = tl.cast(start, tl.int64) + tl.arange(0, 1)[:, None]  # (1, 1)
         r, mean = statistics_of(Statistics, row, n_rows, RMS)
         sum_g = tl.zeros((1, BLOCK), tl.float32)
         sum_gx = tl.zeros((1, BLOCK), tl.float32)
@@ -241,8 +241,8 @@ def norm_backward_columns(
     dw = tl.zeros((ROWS, BLOCK), tl.float32)
     db = tl.zeros((ROWS, BLOCK), tl.float32)
     w = read_weight(W + j * BLOCK, 0, n_cols - j * BLOCK, HAS_WEIGHT, ROWS, BLOCK, 1)
-    for start in tl.range(part.to(tl.int64) * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
-        row = start + tl.arange(0, ROWS)[:, None]
+    for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
+        row = tl.cast(start, tl.int64) + tl.arange(0, ROWS)[:, None]
         inside = (row < n_rows) & (col < n_cols)
         at = row * n_cols + col
         r, mean = statistics_of(Statistics, row, n_rows, RMS)
