@@ -29,13 +29,13 @@ def layer_norm_rows(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
     x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)  # PIECES of (ROWS, BLOCK)
     mean = norms.total(x, PIECES) / n_cols  # (ROWS, 1)
+    tl.store(Statistics + n_rows + row, mean, mask=row < n_rows)
     x = norms.centred(x, mean, n_cols, BLOCK, PIECES)
     r = 1 / tl.sqrt(norms.total_of_squares(x, PIECES) / n_cols + eps)
     for k in tl.static_range(PIECES):
         y = norms.scaled(x[k] * r, k, W, B, n_cols, HAS_WEIGHT, HAS_BIAS, ROWS, BLOCK, PIECES)
         norms.write(Y, y, k, row, n_rows, n_cols, BLOCK, PIECES)
     tl.store(Statistics + row, r, mask=row < n_rows)
-    tl.store(Statistics + n_rows + row, mean, mask=row < n_rows)
 
 
 def _forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
