@@ -82,11 +82,6 @@ PLANTS = {
     "an upstream gradient that is lost": (LINEAR_CROSS_ENTROPY, "(x * g).to(", "x.to("),
     "a count that fp16 is not divided by": (LINEAR_CROSS_ENTROPY, "    if DIVIDED:", "    if False:"),
     "a sum that begins with what was there": (LINEAR_CROSS_ENTROPY, "first=start == 0", "first=False"),
-    "a mean that is multiplied before it is subtracted": (
-        LAYER_NORM,
-        "x.to(tl.float32) * r if RMS else (x.to(tl.float32) - mean) * r",
-        "x.to(tl.float32) * r if RMS else x.to(tl.float32) * r + (-r * mean)",
-    ),
     "a store without its mask": (
         LAYER_NORM,
         "tl.store(Statistics + n_rows + row, mean, mask=row < n_rows)",

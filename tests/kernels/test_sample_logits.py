@@ -223,6 +223,26 @@ def test_odd_rows(x: list[float], how: dict[str, Any], expected: list[int], path
     assert draws(x, [0.0, 0.3, 0.6, MOST], device, **how) == expected
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 5, "top_p": 0.9}], ids=str
+)
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
+def test_what_is_no_number_is_the_same_to_the_reference(how: dict[str, Any], device: str) -> None:
+    rows = [
+        [0.0, NAN, -INF, 2.0, NAN, 1.0, -INF],
+        [NAN] * 6 + [-3.0],
+        [1.0, 0.0, INF, 5.0, INF, NAN, -INF],
+        [INF] * 7,
+        [NAN] * 7,
+        [-INF] * 7,
+        [-INF, NAN, -INF, -INF, NAN, -INF, -INF],
+    ]
+    for u in (0.0, 0.3, 0.7, MOST):
+        x, uniform = torch.tensor(rows), torch.full((len(rows),), u)
+        got = kernel.sample_logits(x.to(device), uniform.to(device), **how)
+        assert got.tolist() == reference(x, uniform, **how).tolist()
+
+
 def test_a_number_outside_does_no_harm(path: str, device: str) -> None:
     for token in draws([0.0] * 40, [-1.0, 1.0, 7.0, INF, NAN], device):
         assert 0 <= token < 40
