@@ -65,7 +65,7 @@ def test_a_thread_has_room_for_its_pieces() -> None:
         assert 1 <= -(-width // tile.block) <= 4
 
 
-def error_far_from_0(f: Callable[..., torch.Tensor], width: int) -> float:
+def error_far_from_0(f: Callable[..., Any], width: int) -> float:
     """The largest one in the gradient of a weight, for rows whose mean, 128, is exact, so that only what is made of it
     is rounded."""
     x = torch.tensor([0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 0.0, 0.0]).repeat(width // 8)
