@@ -29,7 +29,7 @@ def add_norm_rows(
     HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of up to BLOCK PIECES columns, each held whole."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)  # (ROWS, 1)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
     x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)  # PIECES of (ROWS, BLOCK)
     residual = norms.read(Residual, row, n_rows, n_cols, BLOCK, PIECES)
     h = ()
@@ -59,7 +59,7 @@ def _forward(
         norms.launch_long_row(x, residual, weight, bias, y, h, statistics, eps, rms)
     else:
         library.launch(
-            add_norm_rows, (triton.cdiv(n_rows, tile.rows),),
+            add_norm_rows, (library.cdiv(n_rows, tile.rows),),
             x, residual, x if weight is None else weight, x if bias is None else bias, y, h, statistics,
             n_rows, n_cols, eps, RMS=rms, HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None,
             **tile.constants(n_cols), num_warps=tile.warps,
@@ -83,20 +83,17 @@ _add_norm = library.operator(
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, rms: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _add_norm(x, residual, weight, bias, eps, rms)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, _, weight, bias, _, ctx.rms = inputs
-        _, h, statistics = output
-        ctx.x_dtype = x.dtype
-        norms_backward.save(ctx, h, weight, bias, statistics)
+        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, rms: bool
+    ) -> tuple[Tensor, Tensor]:
+        y, h, statistics = _add_norm(x, residual, weight, bias, eps, rms)
+        ctx.save_for_backward(h, weight, bias, statistics)
+        ctx.set_materialize_grads(False)  # no zeros in the place of gradients that are not there
+        ctx.x_dtype, ctx.rms = x.dtype, rms
+        return y, h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:
         wants_x, wants_residual, wants_weight, wants_bias = ctx.needs_input_grad[:4]
         dw = db = None
         if dy is None:  # only h was used: a plain sum
@@ -152,5 +149,4 @@ def add_norm(
     """
     library.require(refusal(x, residual, weight, bias, eps, norm=norm))
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
-    y, h, _ = _AddNorm.apply(x.contiguous(), residual.contiguous(), weight, bias, float(eps), norm == "rms_norm")
-    return y, h
+    return _AddNorm.apply(x.contiguous(), residual.contiguous(), weight, bias, float(eps), norm == "rms_norm")

@@ -21,7 +21,7 @@ first, and if there is nothing to do it ends: no memory is moved, and nobody wai
 backward hands its buffer out, multiplied. Should the graph be kept for a second one, that computes the gradient anew
 from the logits. With ``inplace`` there are no logits any more, and so no second time.
 
-An id that is neither ``ignore_index`` nor one of 0 ... V - 1 reads nothing; the loss of its row is nan, to be noticed.
+An id that is neither ``ignore_index`` nor one of 0 ... V - 1 reads nothing; its loss and its gradient are nan.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def cross_entropy_rows(
     loss, log_z, share = losses_of(
         m, l, x_t, away, counts, Counts, n_cols, smoothing, z_loss, SMOOTHED, MEAN, SHARED, PARTS
     )
-    share = tl.where(counts, share, 0.0)
+    share = tl.where(counts, tl.where(known, share, float("nan")), 0.0)
     if OWN:
         share *= tl.load(G + row * stride_g, mask=row < n_rows, other=0.0).to(tl.float32)
     else:
@@ -189,6 +189,7 @@ def cross_entropy_long_row(
         loss, log_z, share = losses_of(
             m, l, x_t, tl.sum(aways, axis=0), counts, Counts, n_cols, smoothing, z_loss, SMOOTHED, MEAN, SHARED, PARTS
         )
+        share = tl.where(counts & (known == 0), float("nan"), share)
         if OWN:
             share *= tl.load(G + tl.cast(row, tl.int64) * stride_g).to(tl.float32)
         else:
@@ -222,9 +223,8 @@ def scale_in_place(D, G, Counts, n, DIVIDED: tl.constexpr, PARTS: tl.constexpr, 
 
 # Rows are held as in `softmax`, but the longest go in chunks where smoothing or a soft-cap need registers besides.
 SMALLER_TABLE = {most: shape for most, shape in TABLE.items() if most <= 16384}
-# Programs that count targets, and how many each takes at once.
+# Programs that count targets, or multiply a gradient (at most: they mostly only end), and how much each takes at once.
 PARTS, PART = 32, 2048
-# Programs that multiply a gradient, at most, and how many numbers each takes at once. Few, as they mostly only end.
 SCALING, SCALED = 1024, 4096
 
 
@@ -253,30 +253,30 @@ def count(targets: Tensor, options: Options) -> Tensor:
 
 
 def losses_into(
-    losses: Tensor, gradient: Tensor | None, logits: Tensor, targets: Tensor, counts: Tensor, options: Options,
+    losses: Tensor | None, gradient: Tensor | None, logits: Tensor, targets: Tensor, counts: Tensor, options: Options,
     g: Tensor | None = None,
 ) -> None:  # fmt: skip
     """The losses of rows of logits, as they add up to the result, and the gradient, which may be the logits.
 
     Args:
-        losses: (N,), written, but not where ``g`` is given.
+        losses: (N,), written; none where ``g`` is given.
         gradient: (N, V), written; none if it is not wanted.
         counts: of all targets, of which these rows may be a part.
         g: what each row's gradient is multiplied by: (N,), or one number for all.
     """
     n_rows, n_cols = logits.shape
     index, reduction, smoothing, z_loss, softcap = options
-    d = logits if gradient is None else gradient
+    d = logits if gradient is None else gradient  # what is not there is the logits, and not touched
     flags = {
         "CAPPED": softcap is not None, "SMOOTHED": smoothing != 0, "MEAN": reduction == "mean", "OWN": g is not None,
         "SHARED": g is not None or logits.dtype != torch.float16, "GRADIENT": gradient is not None, "PARTS": PARTS,
     }  # fmt: skip
-    tensors = (logits, targets, losses if g is None else g, losses, d, counts)
+    tensors = (logits, targets, logits if g is None else g, logits if losses is None else losses, d, counts)
     strides = (logits.stride(0), g.stride(0) if g is not None and g.dim() else 0, d.stride(0))
     arguments = (*tensors, n_rows, n_cols, *strides, index, smoothing, z_loss, softcap or 1.0)
     if (shape := tile(SMALLER_TABLE if smoothing or softcap else TABLE, n_cols)) is not None:
         rows, block, warps = shape
-        grid = (triton.cdiv(n_rows, rows),)
+        grid = (library.cdiv(n_rows, rows),)
         library.launch(cross_entropy_rows, grid, *arguments, **flags, ROWS=rows, BLOCK=block, num_warps=warps)
     else:
         programs, shape = long_tile(n_rows, n_cols, logits)
@@ -309,13 +309,13 @@ def _forward_in_place(logits: Tensor, targets: Tensor, *options: Any) -> tuple[T
 
 def _backward(logits: Tensor, targets: Tensor, g: Tensor, counts: Tensor, *options: Any) -> Tensor:
     gradient = logits.new_empty(logits.shape)
-    losses_into(g, gradient, logits, targets, counts, Options(*options), g)
+    losses_into(None, gradient, logits, targets, counts, Options(*options), g)
     return gradient
 
 
 def _scale(gradient: Tensor, g: Tensor, counts: Tensor) -> None:
     n, flags = gradient.numel(), {"DIVIDED": is_left(gradient.dtype, counts), "PARTS": PARTS, "BLOCK": SCALED}
-    grid = (min(SCALING, triton.cdiv(n, SCALED)),)
+    grid = (min(SCALING, library.cdiv(n, SCALED)),)
     library.launch(scale_in_place, grid, gradient, g, counts, n, **flags, num_warps=8)
 
 
@@ -324,26 +324,19 @@ def _fake_in_place(logits: Tensor, targets: Tensor, _: int, reduction: str, *res
     return loss, targets.new_empty(PARTS if reduction == "mean" else 0, dtype=torch.int32)
 
 
-def _fake(logits: Tensor, targets: Tensor, *how: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return *_fake_in_place(logits, targets, *how), logits.new_empty(logits.shape if how[-1] else 0)
-
-
 HOW = "int ignore_index, str reduction, float label_smoothing, float z_loss, float? softcap"
 _cross_entropy = library.operator(
     "cross_entropy(Tensor logits, Tensor targets, " + HOW + ", bool gradient) -> (Tensor, Tensor, Tensor)",
-    _forward,
-    _fake,
-)
+    _forward, lambda x, t, *how: (*_fake_in_place(x, t, *how), x.new_empty(x.shape if how[-1] else 0)),
+)  # fmt: skip
 _cross_entropy_ = library.operator(
     "cross_entropy_(Tensor(a!) logits, Tensor targets, " + HOW + ") -> (Tensor, Tensor)",
-    _forward_in_place,
-    _fake_in_place,
-)
+    _forward_in_place, _fake_in_place,
+)  # fmt: skip
 _cross_entropy_backward = library.operator(
     "cross_entropy_backward(Tensor logits, Tensor targets, Tensor g, Tensor counts, " + HOW + ") -> Tensor",
-    _backward,
-    lambda logits, *_: logits.new_empty(logits.shape),
-)
+    _backward, lambda logits, *_: logits.new_empty(logits.shape),
+)  # fmt: skip
 _cross_entropy_scale_ = library.operator(
     "cross_entropy_scale_(Tensor(a!) gradient, Tensor g, Tensor counts) -> ()", _scale, lambda *_: None
 )
@@ -351,26 +344,19 @@ _cross_entropy_scale_ = library.operator(
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(logits: Tensor, targets: Tensor, options: Options, wants: bool, in_place: bool) -> tuple[Tensor, ...]:
-        if not in_place:
-            return _cross_entropy(logits, targets, *options, wants)
-        made = _cross_entropy_(logits, targets, *options)
-        torch.autograd.graph.increment_version(logits)  # whoever needs them for a gradient gets an error
-        return made
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, targets, ctx.options, _, ctx.in_place = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # no zeros in the place of their gradients
-        ctx.save_for_backward(logits, targets, *output[1:])
-        ctx.handed_out = False
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, options: Options, wants: bool, in_place: bool) -> Tensor:
+        if in_place:
+            loss, *made = _cross_entropy_(logits, targets, *options)
+            torch.autograd.graph.increment_version(logits)  # whoever needs them for a gradient gets an error
+        else:
+            loss, *made = _cross_entropy(logits, targets, *options, wants)
+        ctx.save_for_backward(logits, targets, *made)
+        ctx.options, ctx.in_place, ctx.handed_out = options, in_place, False
+        return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if g is None:
-            return (None,) * 5
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         logits, targets, counts, *made = ctx.saved_tensors
         gradient = logits.detach() if ctx.in_place else made[0]
         # A compiled graph changes what it saved only if nobody can tell.
@@ -409,15 +395,27 @@ def rows_refused(targets: Tensor, logits: tuple[int, torch.device], options: Opt
     return None
 
 
+def is_leaf(t: Tensor) -> bool:
+    """Whether these numbers are a leaf that wants a gradient, or a part of one. What is traced is not written over."""
+    wants = torch.is_grad_enabled() and t.requires_grad and not torch.compiler.is_compiling()
+    return wants and (t.is_leaf or (t._base is not None and t._base.is_leaf))
+
+
+def refused(logits: Tensor, targets: Tensor, options: Options, inplace: bool) -> str | None:
+    """`refusal`, of options that have been put together."""
+    if logits.dim() != 2 or not logits.shape[1]:
+        return f"logits has shape {tuple(logits.shape)}, but (N, V) is needed, and V above 0"
+    if inplace and options.reduction != "none" and is_leaf(logits):
+        return "inplace would write the gradient over a leaf that wants one: over a parameter, not over predictions"
+    return library.tensors_refused(logits) or rows_refused(targets, (logits.shape[0], logits.device), options)
+
+
 def refusal(
     logits: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0,
     z_loss: float = 0.0, softcap: float | None = None, inplace: bool = False,
 ) -> str | None:  # fmt: skip
     """Why the kernel does not take this call, or None if it does."""
-    if logits.dim() != 2 or not logits.shape[1]:
-        return f"logits has shape {tuple(logits.shape)}, but (N, V) is needed, and V above 0"
-    options = Options(ignore_index, reduction, label_smoothing, z_loss, softcap)
-    return library.tensors_refused(logits) or rows_refused(targets, (logits.shape[0], logits.device), options)
+    return refused(logits, targets, Options(ignore_index, reduction, label_smoothing, z_loss, softcap), inplace)
 
 
 def cross_entropy(
@@ -428,12 +426,13 @@ def cross_entropy(
 
     Args:
         logits: (N, V), fp32, fp16 or bf16; rows may lie further apart than V.
-        targets: (N,) ids, int64 or int32; those equal to ``ignore_index`` count for nothing. The loss of any other that
-            is not in 0 ... V - 1 is nan.
+        targets: (N,) ids, int64 or int32; those equal to ``ignore_index`` count for nothing. Of any other that is not
+            in 0 ... V - 1 the loss is nan, and the gradient of its logits.
         reduction: "mean", "sum" or "none".
         label_smoothing, z_loss, softcap: as in the reference.
         inplace: write the gradient of a mean or a sum over the logits, which must not be used afterwards; the graph
-            allows one backward. (Under torch.compile, which decides that by itself, and with "none" nothing is.)
+            allows one backward. A leaf that wants a gradient, such as a parameter, is refused, as it would be lost.
+            (Under torch.compile, which decides that by itself, and with "none" nothing is written over.)
 
     Returns:
         The loss in fp32.
@@ -442,9 +441,9 @@ def cross_entropy(
         UnsupportedError: for other dtypes, shapes and options.
     """
     options = Options(ignore_index, reduction, float(label_smoothing), float(z_loss), softcap)
-    library.require(refusal(logits, targets, **options._asdict()))
+    library.require(refused(logits, targets, options, inplace))
     wants = reduction != "none" and torch.is_grad_enabled() and logits.requires_grad
     in_place = inplace and wants and not torch.compiler.is_compiling()
     if in_place or logits.stride(1) != 1 or logits.stride(0) < logits.shape[1]:
         logits = logits.contiguous()
-    return _CrossEntropy.apply(logits, targets.contiguous(), options, wants, in_place)[0]
+    return _CrossEntropy.apply(logits, targets.contiguous(), options, wants, in_place)

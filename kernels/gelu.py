@@ -98,13 +98,10 @@ _gelu_backward = library.operator(
 
 class _GELU(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
-        return _gelu(x, bias, approximate)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, bias, ctx.approximate = inputs
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
         ctx.save_for_backward(x, bias)
+        ctx.approximate = approximate
+        return _gelu(x, bias, approximate)
 
     @staticmethod
     @once_differentiable

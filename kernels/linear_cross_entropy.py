@@ -55,18 +55,18 @@ def chunk_rows(N: int, V: int, d: int) -> int:
     """
     most = max(1, N // SHARE + d, FEW // V)
     most -= most % 128 if most >= 128 else 0
-    rows = triton.cdiv(N, triton.cdiv(N, most))
-    return min(N, most, triton.cdiv(rows, 128) * 128) if most >= 128 else rows
+    rows = library.cdiv(N, library.cdiv(N, most))
+    return min(N, most, library.cdiv(rows, 128) * 128) if most >= 128 else rows
 
 
 def _chunks(
-    x: Tensor, weight: Tensor, targets: Tensor, counts: Tensor, losses: Tensor, wants_x: bool, wants_w: bool,
+    x: Tensor, weight: Tensor, targets: Tensor, counts: Tensor, losses: Tensor | None, wants_x: bool, wants_w: bool,
     options: Options, g: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Everything there is to do for a chunk of rows, one after the other.
 
     Args:
-        losses: (N,), written, but not where ``g``, (N,), is given: then it is the way back.
+        losses: (N,), written; none on the way back, where ``g``, (N,), is given.
 
     Returns:
         dx, and the fp32 sum of dW; (0,) for what is not wanted.
@@ -84,8 +84,8 @@ def _chunks(
         logits = buffer[: len(x_)]
         torch.mm(x_, W.T, out=logits)
         gradient = logits if wants_x or wants_w else None
-        row_g = None if g is None else g[part]
-        cross_entropy.losses_into(losses[part], gradient, logits, t, counts, options, row_g)
+        row_losses, row_g = (None if of_all is None else of_all[part] for of_all in (losses, g))
+        cross_entropy.losses_into(row_losses, gradient, logits, t, counts, options, row_g)
         if wants_x:
             torch.mm(logits, W, out=dx[part])
         if wants_w:
@@ -120,12 +120,14 @@ def _forward(x: Tensor, weight: Tensor, targets: Tensor, *how: Any) -> tuple[Ten
 
 def _backward(x: Tensor, weight: Tensor, targets: Tensor, g: Tensor, *how: Any) -> tuple[Tensor, Tensor]:
     *rest, wants_x, wants_w = how
-    return _chunks(x, weight, targets, targets, g, wants_x, wants_w, Options(*rest), g)
+    options = Options(*rest)
+    counts = cross_entropy.count(targets, options)  # of nothing: with "none" nobody asks
+    return _chunks(x, weight, targets, counts, None, wants_x, wants_w, options, g)
 
 
 def _scaled(t: Tensor, g: Tensor, counts: Tensor, divided: bool, dtype: torch.dtype) -> Tensor:
     y = torch.empty_like(t, dtype=dtype)
-    grid = (triton.cdiv(t.numel(), BLOCK),)
+    grid = (library.cdiv(t.numel(), BLOCK),)
     library.launch(
         scaled_copy, grid, t, y, g, counts, t.numel(), DIVIDED=divided, PARTS=PARTS, BLOCK=BLOCK, num_warps=WARPS
     )
@@ -162,23 +164,16 @@ _linear_cross_entropy_scaled = library.operator(
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, targets: Tensor, options: Options, wants_x: bool, wants_w: bool
-    ) -> tuple[Tensor, ...]:
-        return _linear_cross_entropy(x, weight, targets, *options, wants_x, wants_w)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, targets, ctx.options = inputs[:4]
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # no zeros in the place of their gradients
-        ctx.weight_dtype = weight.dtype
-        ctx.save_for_backward(*((x, weight, targets) if ctx.options.reduction == "none" else output[1:]))
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, options: Options, wants_x: bool, wants_w: bool
+    ) -> Tensor:
+        loss, *made = _linear_cross_entropy(x, weight, targets, *options, wants_x, wants_w)
+        ctx.save_for_backward(*((x, weight, targets) if options.reduction == "none" else made))
+        ctx.options, ctx.weight_dtype = options, weight.dtype
+        return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        if g is None:
-            return (None,) * 6
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         wants = ctx.needs_input_grad[:2]
         if ctx.options.reduction == "none":
             dx, dw = _linear_cross_entropy_backward(*ctx.saved_tensors, g, *ctx.options, *wants)
@@ -242,4 +237,4 @@ def linear_cross_entropy(
     library.require(refusal(x, weight, targets, **options._asdict()))
     now = torch.is_grad_enabled() and reduction != "none"
     wants = (now and x.requires_grad, now and weight.requires_grad)
-    return _LinearCrossEntropy.apply(x.contiguous(), weight.contiguous(), targets.contiguous(), options, *wants)[0]
+    return _LinearCrossEntropy.apply(x.contiguous(), weight.contiguous(), targets.contiguous(), options, *wants)

@@ -8,7 +8,7 @@ itself, so that its sums need no shared memory. Longer rows go block by block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -184,7 +184,7 @@ class Tile(NamedTuple):
 
     def constants(self, n_cols: int) -> dict[str, int]:
         """How a kernel is told."""
-        return {"ROWS": self.rows, "BLOCK": self.block, "PIECES": triton.cdiv(n_cols, self.block)}
+        return {"ROWS": self.rows, "BLOCK": self.block, "PIECES": library.cdiv(n_cols, self.block)}
 
 
 # Columns up to → tile: one table for all GPUs. A thread has at most 32 numbers of each tensor, in bf16 four loads of 16
@@ -246,6 +246,30 @@ def launch_long_row(
         FIRST_STAGES=stages(LONG_BLOCK, LONG_AHEAD, x, residual),
         SECOND_STAGES=stages(LONG_BLOCK, LONG_AHEAD, x, residual, weight, bias),
     )  # fmt: skip
+
+
+def forward(
+    kernel: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, rms: bool
+) -> tuple[Tensor, Tensor]:
+    """The norm of a contiguous x, and the statistics of its rows; ``kernel`` is for rows that are held whole."""
+    y, statistics = outputs(x, rms)
+    n_rows, n_cols = size(x)
+    if x.numel() == 0:
+        return y, statistics
+    if (shape := tile(n_cols)) is None:
+        launch_long_row(x, None, weight, bias, y, None, statistics, eps, rms)
+    else:
+        library.launch(
+            kernel, (library.cdiv(n_rows, shape.rows),),
+            x, x if weight is None else weight, x if bias is None else bias, y, statistics, n_rows, n_cols, eps,
+            HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, **shape.constants(n_cols), num_warps=shape.warps,
+        )  # fmt: skip
+    return y, statistics
+
+
+def outputs(x: Tensor, rms: bool) -> tuple[Tensor, Tensor]:
+    """Memory for what `forward` makes."""
+    return torch.empty_like(x), statistics_for(x, rms)
 
 
 def statistics_for(x: Tensor, rms: bool) -> Tensor:

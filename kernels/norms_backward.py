@@ -30,12 +30,12 @@ from . import library, norms
 
 @triton.jit
 def statistics_of(Statistics, row, n_rows, RMS: tl.constexpr):
-    """r and -r mean of the rows, with which x̂ is one fused operation; 0 for rows that are not there."""
+    """r and the mean of the rows, 0 for rows that are not there. Without a mean the second is nothing to use."""
     r = tl.load(Statistics + row, mask=row < n_rows, other=0.0)
-    shift = r
+    mean = r
     if not RMS:
-        shift = -r * tl.load(Statistics + n_rows + row, mask=row < n_rows, other=0.0)
-    return r, shift
+        mean = tl.load(Statistics + n_rows + row, mask=row < n_rows, other=0.0)
+    return r, mean
 
 
 @triton.jit
@@ -50,9 +50,10 @@ def read_weight(
 
 
 @triton.jit
-def hat_and_g(x, dy, w, r, shift, RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr):
-    """x̂ and g = w dy of a piece. Where nothing is, dy and g are 0, so x̂ may be anything."""
-    x_hat = x.to(tl.float32) * r if RMS else x.to(tl.float32) * r + shift
+def hat_and_g(x, dy, w, r, mean, RMS: tl.constexpr, HAS_WEIGHT: tl.constexpr):
+    """x̂ and g = w dy of a piece. Where nothing is, dy and g are 0, so x̂ may be anything. The mean is subtracted first:
+    of rows far from 0, r x and r mean are large and alike, and rounded."""
+    x_hat = x.to(tl.float32) * r if RMS else (x.to(tl.float32) - mean) * r
     g = dy.to(tl.float32)
     if HAS_WEIGHT:
         g = g * w.to(tl.float32)
@@ -93,8 +94,8 @@ def norm_backward_rows(
         dw += (tl.zeros((ROWS, BLOCK), tl.float32),)
         db += (tl.zeros((ROWS, BLOCK), tl.float32),)
     for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
-        row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)  # (ROWS, 1)
-        r, shift = statistics_of(Statistics, row, n_rows, RMS)
+        row = tl.cast(start, tl.int64) + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
+        r, mean = statistics_of(Statistics, row, n_rows, RMS)
         x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)
         dy = norms.read(DY, row, n_rows, n_cols, BLOCK, PIECES)
         sum_g = tl.zeros((ROWS, BLOCK), tl.float32)
@@ -102,7 +103,7 @@ def norm_backward_rows(
         more_dw = ()
         more_db = ()
         for k in tl.static_range(PIECES):
-            x_hat, g = hat_and_g(x[k], dy[k], w[k], r, shift, RMS, HAS_WEIGHT)
+            x_hat, g = hat_and_g(x[k], dy[k], w[k], r, mean, RMS, HAS_WEIGHT)
             sum_g += g
             sum_gx += g * x_hat
             more_dw += (dw[k] + dy[k].to(tl.float32) * x_hat,)
@@ -117,7 +118,7 @@ def norm_backward_rows(
             if not RMS:
                 mean_g = tl.sum(sum_g, axis=1, keep_dims=True) / n_cols
             for k in tl.static_range(PIECES):
-                x_hat, g = hat_and_g(x[k], dy[k], w[k], r, shift, RMS, HAS_WEIGHT)
+                x_hat, g = hat_and_g(x[k], dy[k], w[k], r, mean, RMS, HAS_WEIGHT)
                 dx = dx_of(x_hat, g, r, mean_gx, mean_g, RMS)
                 if HAS_DH:
                     dx += norms.read_piece(DH, k, row, n_rows, n_cols, BLOCK, PIECES).to(tl.float32)
@@ -158,8 +159,8 @@ def norm_backward_wide_rows(
         dw += (tl.zeros((1, BLOCK), tl.float32),)
         db += (tl.zeros((1, BLOCK), tl.float32),)
     for start in range(part, n_rows, parts):
-        row = (start + tl.arange(0, 1)[:, None]).to(tl.int64)  # (1, 1)
-        r, shift = statistics_of(Statistics, row, n_rows, RMS)
+        row = tl.cast(start, tl.int64) + tl.arange(0, 1)[:, None]  # (1, 1)
+        r, mean = statistics_of(Statistics, row, n_rows, RMS)
         sum_g = tl.zeros((1, BLOCK), tl.float32)
         sum_gx = tl.zeros((1, BLOCK), tl.float32)
         more_dw = ()
@@ -169,7 +170,7 @@ def norm_backward_wide_rows(
             x = tl.load(X + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_last")
             dy = tl.load(DY + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_last")
             w = tl.load(W + col, mask=inside, other=0.0, eviction_policy="evict_last") if HAS_WEIGHT else dy
-            x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
+            x_hat, g = hat_and_g(x, dy, w, r, mean, RMS, HAS_WEIGHT)
             sum_g += g
             sum_gx += g * x_hat
             more_dw += (dw[k] + dy.to(tl.float32) * x_hat,)
@@ -186,7 +187,7 @@ def norm_backward_wide_rows(
                 x = tl.load(X + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_first")
                 dy = tl.load(DY + (row * n_cols + col), mask=inside, other=0.0, eviction_policy="evict_first")
                 w = tl.load(W + col, mask=inside, other=0.0) if HAS_WEIGHT else dy
-                x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
+                x_hat, g = hat_and_g(x, dy, w, r, mean, RMS, HAS_WEIGHT)
                 dx = dx_of(x_hat, g, r, mean_gx, mean_g, RMS)
                 if HAS_DH:
                     dx += tl.load(DH + (row * n_cols + col), mask=inside, other=0.0).to(tl.float32)
@@ -210,7 +211,7 @@ def norm_long_row_means(
     row = tl.program_id(0).to(tl.int64)
     X += row * n_cols
     DY += row * n_cols
-    r, shift = statistics_of(Statistics, row, n_rows, RMS)
+    r, mean = statistics_of(Statistics, row, n_rows, RMS)
     lane = tl.arange(0, BLOCK)
     sum_g = tl.zeros((BLOCK,), tl.float32)
     sum_gx = tl.zeros((BLOCK,), tl.float32)
@@ -219,7 +220,7 @@ def norm_long_row_means(
         x = tl.load(X + col, mask=col < n_cols, other=0.0)
         dy = tl.load(DY + col, mask=col < n_cols, other=0.0)
         w = tl.load(W + col, mask=col < n_cols, other=0.0) if HAS_WEIGHT else dy
-        x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
+        x_hat, g = hat_and_g(x, dy, w, r, mean, RMS, HAS_WEIGHT)
         sum_g += g
         sum_gx += g * x_hat
     tl.store(Means + row, tl.sum(sum_gx, axis=0) / n_cols)
@@ -241,13 +242,13 @@ def norm_backward_columns(
     db = tl.zeros((ROWS, BLOCK), tl.float32)
     w = read_weight(W + j * BLOCK, 0, n_cols - j * BLOCK, HAS_WEIGHT, ROWS, BLOCK, 1)
     for start in tl.range(part * ROWS, n_rows, parts * ROWS, num_stages=STAGES):
-        row = (start + tl.arange(0, ROWS)[:, None]).to(tl.int64)
+        row = tl.cast(start, tl.int64) + tl.arange(0, ROWS)[:, None]
         inside = (row < n_rows) & (col < n_cols)
         at = row * n_cols + col
-        r, shift = statistics_of(Statistics, row, n_rows, RMS)
+        r, mean = statistics_of(Statistics, row, n_rows, RMS)
         x = tl.load(X + at, mask=inside, other=0.0)
         dy = tl.load(DY + at, mask=inside, other=0.0)
-        x_hat, g = hat_and_g(x, dy, w, r, shift, RMS, HAS_WEIGHT)
+        x_hat, g = hat_and_g(x, dy, w, r, mean, RMS, HAS_WEIGHT)
         if WANTS_X or WANTS_RESIDUAL:
             mean_gx = tl.load(Means + row, mask=row < n_rows, other=0.0)
             mean_g = tl.load(Means + n_rows + row, mask=row < n_rows, other=0.0)
@@ -319,14 +320,14 @@ SUM_NUMBERS, SUM_PROGRAMS = 4096, 128
 
 def stages(n_cols: int, tile: norms.Tile, *streams: Tensor | None) -> int:
     """How many rounds of rows a program has in hand: the one it works on, and up to two on their way."""
-    columns = triton.cdiv(n_cols, tile.block) * tile.block
+    columns = library.cdiv(n_cols, tile.block) * tile.block
     ahead = tile.rows * columns * sum(t.element_size() for t in streams if t is not None)
     return 1 + min(2, AHEAD // ahead)
 
 
 def sum_block(n_cols: int) -> int:
     """Columns of a program of `norm_sum_parts`: 32, that is 128 bytes in one go, to 256."""
-    return min(256, max(32, triton.next_power_of_2(n_cols) // SUM_PROGRAMS))
+    return min(256, max(32, library.power_of_2(n_cols) // SUM_PROGRAMS))
 
 
 def _outputs(
@@ -365,7 +366,7 @@ def _backward(
     wants_x, wants_residual, wants_weight, wants_bias = wants
     dy, dh = dy.contiguous(), None if dh is None else dh.contiguous()
     tile = (norms.tile(n_cols, TABLE) if n_cols * max(x.element_size(), dy.element_size()) <= WIDE else None) or LONG
-    n_parts = min(tile.programs, triton.cdiv(n_rows, tile.rows))
+    n_parts = min(tile.programs, library.cdiv(n_rows, tile.rows))
     parts = x.new_empty((wants_weight + wants_bias, n_parts, n_cols), dtype=torch.float32)
     W = x if weight is None else weight
     reads, writes = (dy, x if dh is None else dh, x, W, statistics), (dx, dresidual, parts)
@@ -380,7 +381,7 @@ def _backward(
     elif tile is not LONG:
         library.launch(
             norm_backward_wide_rows, (n_parts,), *reads, *writes, n_rows, n_cols, **flags,
-            BLOCK=tile.block, PIECES=triton.cdiv(n_cols, tile.block), num_warps=tile.warps,
+            BLOCK=tile.block, PIECES=library.cdiv(n_cols, tile.block), num_warps=tile.warps,
         )  # fmt: skip
     else:
         means = x.new_empty((2, n_rows), dtype=torch.float32)
@@ -390,14 +391,14 @@ def _backward(
                 BLOCK=LONG_BLOCK, STAGES=LONG_STAGES, num_warps=LONG_WARPS,
             )  # fmt: skip
         library.launch(
-            norm_backward_columns, (triton.cdiv(n_cols, tile.block), n_parts),
+            norm_backward_columns, (library.cdiv(n_cols, tile.block), n_parts),
             *reads, means, *writes, n_rows, n_cols, **flags,
             ROWS=tile.rows, BLOCK=tile.block, STAGES=stages(tile.block, tile, dy, dh, x), num_warps=tile.warps,
         )  # fmt: skip
     if len(parts):
         block = sum_block(n_cols)
         library.launch(
-            norm_sum_parts, (triton.cdiv(n_cols, block), len(parts)), parts, dw, db, n_parts, n_cols, **wanted,
+            norm_sum_parts, (library.cdiv(n_cols, block), len(parts)), parts, dw, db, n_parts, n_cols, **wanted,
             STEP=SUM_NUMBERS // block, BLOCK=block,
         )  # fmt: skip
     return outputs
@@ -410,17 +411,9 @@ norm_backward = library.operator(
 )  # fmt: skip
 
 
-def save(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: Tensor) -> None:
-    """Keep what the way back needs; x is what was normalised."""
-    ctx.mark_non_differentiable(statistics)
-    ctx.set_materialize_grads(False)  # no zeros in the place of gradients that are not there
-    ctx.save_for_backward(x, weight, bias, statistics)
-
-
-def gradients(ctx: Any, dy: Tensor | None, rms: bool) -> tuple[Tensor | None, ...]:
-    """Of x, weight and bias, as far as they are wanted, for a function of these and eps."""
-    if dy is None:
-        return (None,) * 4
+def gradients(ctx: Any, dy: Tensor, rms: bool) -> tuple[Tensor | None, ...]:
+    """Of x, weight and bias, as far as they are wanted, for a function of these and eps that saved them and the
+    statistics."""
     wants_x, wants_weight, wants_bias = wants = ctx.needs_input_grad[:3]
     dx, _, dw, db = norm_backward(dy, None, *ctx.saved_tensors, rms, [wants_x, False, wants_weight, wants_bias])
     return *(d if wanted else None for d, wanted in zip((dx, dw, db), wants, strict=True)), None

@@ -26,7 +26,7 @@ from . import library
 @triton.jit
 def tile_of(program, n_cols, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Rows (ROWS,) and columns (BLOCK,) of a program: side by side first, as they lie in memory, then below."""
-    across = tl.cdiv(n_cols, BLOCK)
+    across = (n_cols - 1) // BLOCK + 1  # tl.cdiv would go beyond 32 bits where n_cols nearly does
     row = (program // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     col = (program % across).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     return row, col
@@ -51,8 +51,8 @@ def pointwise_backward(
     WANTS_BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A program has the rows of its tile, then those a whole grid further down, and so on; it reads ahead."""
-    across = tl.cdiv(n_cols, BLOCK)
-    part, step = tl.program_id(0) // across, tl.num_programs(0) // across * ROWS
+    across = (n_cols - 1) // BLOCK + 1
+    part, step = (tl.program_id(0) // across).to(tl.int64), tl.num_programs(0) // across * ROWS
     row, col = tile_of(tl.program_id(0), n_cols, ROWS, BLOCK)
     bias = 0.0
     if HAS_BIAS:
@@ -72,7 +72,7 @@ def pointwise_backward(
             total += dx
         row += step
     if WANTS_BIAS:
-        tl.store(Sums + part.to(tl.int64) * n_cols + col, tl.sum(total, axis=0), mask=col < n_cols)
+        tl.store(Sums + part * n_cols + col, tl.sum(total, axis=0), mask=col < n_cols)
 
 
 @triton.jit
@@ -117,7 +117,7 @@ def forward(x: Tensor, bias: Tensor | None, f: Any) -> Tensor:
         return y
     n_rows, n_cols = rows_and_columns(x, bias)
     rows, block = tile(n_rows, n_cols)
-    grid = (triton.cdiv(n_cols, block) * triton.cdiv(n_rows, rows),)
+    grid = (library.cdiv(n_cols, block) * library.cdiv(n_rows, rows),)
     library.launch(
         pointwise_forward, grid, x, x if bias is None else bias, y, n_rows, n_cols,
         F=f, HAS_BIAS=bias is not None, ROWS=rows, BLOCK=block,
@@ -134,7 +134,7 @@ def backward(
         return dx, db.zero_()
     n_rows, n_cols = rows_and_columns(x, bias)
     rows, block = tile(n_rows, n_cols, SUMMED_TILE if wants_bias else TILE)
-    across, down = triton.cdiv(n_cols, block), triton.cdiv(n_rows, rows)
+    across, down = library.cdiv(n_cols, block), library.cdiv(n_rows, rows)
     if wants_bias:
         down = min(down, max(1, PROGRAMS // across))
     sums = x.new_empty((down, n_cols) if wants_bias else 0, dtype=torch.float32)
@@ -145,7 +145,7 @@ def backward(
     )  # fmt: skip
     if wants_bias:
         rows, block = next((r, c) for r, c in SUM_TILES.items() if down <= r or r == max(SUM_TILES))
-        library.launch(pointwise_bias, (triton.cdiv(n_cols, block),), sums, db, down, n_cols, ROWS=rows, BLOCK=block)
+        library.launch(pointwise_bias, (library.cdiv(n_cols, block),), sums, db, down, n_cols, ROWS=rows, BLOCK=block)
     return dx, db
 
 

@@ -25,7 +25,7 @@ def rms_norm_rows(
     HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """ROWS rows of up to BLOCK PIECES columns, each held whole."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]).to(tl.int64)  # (ROWS, 1)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
     x = norms.read(X, row, n_rows, n_cols, BLOCK, PIECES)  # PIECES of (ROWS, BLOCK)
     r = 1 / tl.sqrt(norms.total_of_squares(x, PIECES) / n_cols + eps)
     for k in tl.static_range(PIECES):
@@ -35,43 +35,25 @@ def rms_norm_rows(
 
 
 def _forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    y, statistics = _fake(x, weight, bias, eps)
-    n_rows, n_cols = norms.size(x)
-    if x.numel() == 0:
-        return y, statistics
-    if (tile := norms.tile(n_cols)) is None:
-        norms.launch_long_row(x, None, weight, bias, y, None, statistics, eps, rms=True)
-    else:
-        library.launch(
-            rms_norm_rows, (triton.cdiv(n_rows, tile.rows),),
-            x, x if weight is None else weight, x if bias is None else bias, y, statistics, n_rows, n_cols, eps,
-            HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None, **tile.constants(n_cols), num_warps=tile.warps,
-        )  # fmt: skip
-    return y, statistics
-
-
-def _fake(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), norms.statistics_for(x, rms=True)
+    return norms.forward(rms_norm_rows, x, weight, bias, eps, rms=True)
 
 
 _rms_norm = library.operator(
-    "rms_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)", _forward, _fake
-)
+    "rms_norm(Tensor x, Tensor? weight, Tensor? bias, float eps) -> (Tensor, Tensor)",
+    _forward, lambda x, *_: norms.outputs(x, rms=True),
+)  # fmt: skip
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-        return _rms_norm(x, weight, bias, eps)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, weight, bias, _ = inputs
-        norms_backward.save(ctx, x, weight, bias, output[1])
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        y, statistics = _rms_norm(x, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, statistics)
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         return norms_backward.gradients(ctx, dy, rms=True)
 
 
@@ -95,4 +77,4 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     """
     library.require(refusal(x, weight, bias, eps))
     weight, bias = (None if t is None else t.contiguous() for t in (weight, bias))
-    return _RMSNorm.apply(x.contiguous(), weight, bias, float(eps))[0]
+    return _RMSNorm.apply(x.contiguous(), weight, bias, float(eps))

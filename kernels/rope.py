@@ -98,7 +98,7 @@ def tile(H: int, D: int, size: int) -> tuple[int, int, int]:
     """(TOKENS, HEADS, PAIRS) for numbers of ``size`` bytes: as many heads at a time as divide theirs, so that what is
     read lies side by side."""
     most = TILE // size
-    pairs = min(most, triton.next_power_of_2(D // 2))
+    pairs = min(most, library.power_of_2(D // 2))
     heads = min(most // pairs, H & -H)  # the largest power of two in H
     return most // pairs // heads, heads, pairs
 
@@ -110,7 +110,7 @@ def _turn(kernel: Any, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | 
     x = x if x.stride(-1) == 1 else x.contiguous()
     B, T, H, D = x.shape
     tokens, heads, pairs = tile(H, D, x.element_size())
-    grid = (triton.cdiv(B * T, tokens), triton.cdiv(D // 2, pairs))
+    grid = (library.cdiv(B * T, tokens), library.cdiv(D // 2, pairs))
     library.launch(
         kernel, grid, x, cos, sin, cos if positions is None else positions, y, B * T, T, H, len(cos), *x.stride()[:3],
         D=D, INTERLEAVED=interleaved, HAS_POSITIONS=positions is not None, TOKENS=tokens, HEADS=heads, PAIRS=pairs,
@@ -138,13 +138,10 @@ _rope_backward = library.operator(
 
 class _RoPE(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, interleaved: bool) -> Tensor:
-        return _rope(x, cos, sin, positions, interleaved)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, cos, sin, positions, ctx.interleaved = inputs
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, interleaved: bool) -> Tensor:
         ctx.save_for_backward(cos, sin, positions)
+        ctx.interleaved = interleaved
+        return _rope(x, cos, sin, positions, interleaved)
 
     @staticmethod
     @once_differentiable
@@ -159,7 +156,7 @@ def refusal(
     if x.dim() != 4 or x.shape[3] % 2:
         return f"x has shape {tuple(x.shape)}, but (B, T, H, D) with an even D is needed"
     B, T, _, D = x.shape
-    if B * T >= 1 << 31:
+    if B * T > (1 << 31) - TILE:
         return f"x has {B * T} tokens, but the kernel counts them in 32 bits"
     if cos.dim() != 2 or cos.shape != sin.shape or cos.shape[1] != D // 2:
         return f"cos and sin have shapes {tuple(cos.shape)} and {tuple(sin.shape)}, but (P, {D // 2}) is needed"

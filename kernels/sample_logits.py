@@ -162,12 +162,13 @@ def first_above(w, col, goal):
 
 @triton.jit
 def short_way(
-    X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
+    X, Scratch, Uniform, n_cols, width, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
     GRAIN: tl.constexpr, BLOCK: tl.constexpr, CAPACITY: tl.constexpr,
 ):  # fmt: skip
     """The token, from the lanes that are ``hit``: a tile of all they have, in the order of ids."""
     lane = tl.arange(0, BLOCK)
-    tl.store(Scratch + tl.cumsum(hit.to(tl.int32), axis=0) - 1, lane.to(tl.float32), mask=hit)
+    at = tl.cumsum(hit.to(tl.int32), axis=0) - 1
+    tl.store(Scratch + at, lane.to(tl.float32), mask=hit & (at < width))
     tl.debug_barrier()  # what one thread stores others load
     slot = tl.arange(0, CAPACITY)
     held = slot < hits * tl.cdiv(n_cols, BLOCK)
@@ -230,7 +231,7 @@ def sample_logits_row(
     MAY_BE_LONG: tl.constexpr,
 ):  # fmt: skip
     """A row. BLOCK lanes; CAPACITY numbers in the tile of the short way. Scratch is memory of its own, for the lanes
-    that are read again or for the sums of chunks."""
+    that are read again or for the sums of chunks: ``width`` numbers a row."""
     row = tl.program_id(0).to(tl.int64)
     X += row * stride
     Scratch += row * width
@@ -258,16 +259,16 @@ def sample_logits_row(
         lo = place(m - window)
         if tl.sum(w, axis=0) >= top_p * total:
             lo = tl.maximum(lo, threshold(top, w, top_p * total, bottom, hi, COARSE))
-    hit = (top >= number(lo)) & (weight(top, m, scale) >= least)
+    hit = (lane < n_cols) & (top >= number(lo)) & (weight(top, m, scale) >= least)  # without a column, nothing
     hits = tl.sum(hit.to(tl.int32), axis=0)
     if not MAY_BE_LONG:  # noqa: SIM114 (decided when it is compiled, then without the long way)
         token = short_way(
-            X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
+            X, Scratch, Uniform, n_cols, width, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
             GRAIN, BLOCK, CAPACITY,
         )  # fmt: skip
     elif hits * tl.cdiv(n_cols, BLOCK) <= CAPACITY:
         token = short_way(
-            X, Scratch, Uniform, n_cols, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
+            X, Scratch, Uniform, n_cols, width, luck, m, scale, top_k, top_p, min_p, total, hit, hits, lo, hi,
             GRAIN, BLOCK, CAPACITY,
         )  # fmt: skip
     else:
@@ -303,7 +304,7 @@ def _sample(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     block, capacity, warps = tile(n_cols)
-    chunks = triton.cdiv(n_cols, block)
+    chunks = library.cdiv(n_cols, block)
     scratch = logits.new_empty(n_rows, max(capacity // chunks, chunks), dtype=torch.float32)
     library.launch(
         sample_logits_row, (n_rows,), logits, uniform.contiguous(), tokens, scratch, n_cols, logits.stride(0),

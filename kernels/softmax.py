@@ -124,7 +124,7 @@ def softmax_backward_rows(
     Y, DY, DX, n_rows, n_cols, T_q, scale,
     CAUSAL: tl.constexpr, AGAIN: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """y is 0 where nothing is seen, so there only dy could be anything, and the product with it is not read."""
+    """ROWS rows of up to BLOCK columns. Columns that were not seen are not read, and their dx is 0."""
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     col = tl.arange(0, BLOCK)[None, :]
     at = row * n_cols + col
@@ -177,9 +177,6 @@ BACKWARD_TABLE, BOTH_HELD = TABLE | {32768: (1, 32)}, 8192
 LONG_TABLE = {65536: (2048, 16, 2), 1 << 62: (4096, 32, 1)}
 # What else a causal row has to know takes registers, so that it goes in smaller chunks.
 CAUSAL_LANES = 1024
-# Columns up to → warps and multiprocessors that hold a row together, which Triton can from 3.8 on, on GPUs as the H100.
-# It compiles without spills, but has never run: so it is off.
-CLUSTERS, CLUSTER_TABLE = False, {65536: (16, 2), 131072: (16, 4), 262144: (16, 8)}
 
 
 def tile(table: dict[int, tuple[int, int]], n_cols: int) -> tuple[int, int, int] | None:
@@ -203,17 +200,6 @@ def long_tile(n_rows: int, n_cols: int, x: Tensor) -> tuple[int, dict[str, int]]
     return programs, {"LANES": lanes, "WIDE": 16 // x.element_size(), "num_warps": warps}
 
 
-def cluster(n_cols: int, x: Tensor) -> dict[str, int] | None:
-    """The shape of a cluster that holds a long row whole, where there can be one and it is switched on."""
-    if not CLUSTERS or n_cols > max(CLUSTER_TABLE) or x.device.type != "cuda":
-        return None
-    triton_version = tuple(map(int, triton.__version__.split(".")[:2]))
-    if triton_version < (3, 8) or torch.cuda.get_device_capability(x.device)[0] != 9:
-        return None
-    most, (warps, ctas) = next(item for item in CLUSTER_TABLE.items() if n_cols <= item[0])
-    return {"ROWS": 1, "BLOCK": most, "num_warps": warps, "num_ctas": ctas}
-
-
 def _forward(x: Tensor, scale: float, causal: bool) -> Tensor:
     y = torch.empty_like(x)
     if x.numel() == 0:
@@ -224,10 +210,8 @@ def _forward(x: Tensor, scale: float, causal: bool) -> Tensor:
     flags = {"CAUSAL": causal, "NEGATIVE": scale < 0}
     if (shape := tile(TABLE, n_cols)) is not None:
         rows, block, warps = shape
-        grid = (triton.cdiv(n_rows, rows),)
+        grid = (library.cdiv(n_rows, rows),)
         library.launch(softmax_rows, grid, *arguments, **flags, ROWS=rows, BLOCK=block, num_warps=warps)
-    elif (together := cluster(n_cols, x)) is not None:
-        library.launch(softmax_rows, (n_rows,), *arguments, **flags, **together)
     else:
         programs, chunks = long_tile(n_rows, n_cols, x)
         if causal:
@@ -247,7 +231,7 @@ def _backward(y: Tensor, dy: Tensor, scale: float, causal: bool) -> Tensor:
     if (shape := tile(BACKWARD_TABLE, n_cols)) is not None:
         rows, block, warps = shape
         flags = {"CAUSAL": causal, "AGAIN": block > BOTH_HELD, "ROWS": rows, "BLOCK": block}
-        library.launch(softmax_backward_rows, (triton.cdiv(n_rows, rows),), *arguments, **flags, num_warps=warps)
+        library.launch(softmax_backward_rows, (library.cdiv(n_rows, rows),), *arguments, **flags, num_warps=warps)
     else:
         programs, chunks = long_tile(n_rows, n_cols, y)
         library.launch(softmax_backward_long_row, (programs,), *arguments, CAUSAL=causal, **chunks)
@@ -266,13 +250,11 @@ _softmax_backward = library.operator(
 
 class _Softmax(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, scale: float, causal: bool) -> Tensor:
-        return _softmax(x, scale, causal)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.scale, ctx.causal = inputs[1:]
+    def forward(ctx: Any, x: Tensor, scale: float, causal: bool) -> Tensor:
+        y = _softmax(x, scale, causal)
+        ctx.save_for_backward(y)
+        ctx.scale, ctx.causal = scale, causal
+        return y
 
     @staticmethod
     @once_differentiable

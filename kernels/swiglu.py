@@ -59,12 +59,16 @@ def halves(gate: Tensor, up: Tensor | None) -> tuple[Tensor, Tensor]:
     """Gate and up, not empty, as rows (n_rows, n_cols) whose numbers lie side by side; the rows need not. Two tensors
     without gaps are one row."""
     if up is None:
-        gate, up = gate.chunk(2, dim=-1)
-    elif gate.is_contiguous() and up.is_contiguous():
+        gate, up = in_rows(gate).chunk(2, dim=-1)
+        return gate, up
+    if gate.is_contiguous() and up.is_contiguous():
         return gate.view(1, -1), up.view(1, -1)
-    gate, up = (t if t.dim() and t.stride(-1) == 1 else t.contiguous() for t in (gate, up))
-    n_cols = gate.shape[-1] if gate.dim() else 1
-    return gate.reshape(-1, n_cols), up.reshape(-1, n_cols)
+    return in_rows(gate), in_rows(up)
+
+
+def in_rows(t: Tensor) -> Tensor:
+    """As (n_rows, n_cols), with the numbers of a row side by side; copied if need be."""
+    return (t if t.stride(-1) == 1 else t.contiguous()).reshape(-1, t.shape[-1])
 
 
 def _forward(gate: Tensor, up: Tensor | None) -> Tensor:
@@ -73,7 +77,7 @@ def _forward(gate: Tensor, up: Tensor | None) -> Tensor:
         return y
     g, u = halves(gate, up)
     rows, block = tile(*g.shape)
-    grid = (triton.cdiv(g.shape[0], rows) * triton.cdiv(g.shape[1], block),)
+    grid = (library.cdiv(g.shape[0], rows) * library.cdiv(g.shape[1], block),)
     library.launch(swiglu_forward, grid, g, u, y, *g.shape, g.stride(0), u.stride(0), ROWS=rows, BLOCK=block)
     return y
 
@@ -85,7 +89,7 @@ def _backward(gate: Tensor, up: Tensor | None, dy: Tensor, wants_gate: bool, wan
     g, u = halves(gate, up)
     dg, du = (dgate, dup) if up is not None else dgate.chunk(2, dim=-1)
     rows, block = tile(*g.shape)
-    grid = (triton.cdiv(g.shape[0], rows) * triton.cdiv(g.shape[1], block),)
+    grid = (library.cdiv(g.shape[0], rows) * library.cdiv(g.shape[1], block),)
     library.launch(
         swiglu_backward, grid, g, u, dy.contiguous(), dg, du, *g.shape, g.stride(0), u.stride(0),
         g.shape[1] * (2 if up is None else 1),
@@ -115,12 +119,9 @@ _swiglu_backward = library.operator(
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(gate: Tensor, up: Tensor | None) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate, up)
         return _swiglu(gate, up)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable

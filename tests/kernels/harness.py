@@ -3,8 +3,9 @@
     accuracy        results and every gradient against float64: no more than 1.5 × the error that PyTorch makes in the
                     same number format, plus one unit in the last place of the largest number; memory that a kernel is
                     to fill holds NaN before. The largest of few errors is chance, so a case that is over the limit is
-                    drawn again, and has to be within it over all draws together, of at most 8. In the interpreter,
-                    no load or store may leave the tensors that a kernel was given
+                    drawn again, and has to be within it over all draws together, of at most 8
+    bounds          in the interpreter, in all runs of these checks, no load or store may leave the tensors that a
+                    kernel was given
     repeatable      the same bits twenty times
     strided         inputs and upstream gradients with gaps, turned axes or one number for all give the same bits as
                     tight ones
@@ -59,6 +60,7 @@ class Case:
     plus: float = 0.0  # and what is added to them then
     in_fp32: tuple[str, ...] = ()  # inputs that stay fp32 whatever the others are, as a model's weights do
     fixed: tuple[str, ...] = ()  # inputs that never want a gradient, and are between -1 and 1, as cosines are
+    computed: tuple[str, ...] = ()  # inputs that a kernel gets as results, not as leaves: it may write over them
     without: tuple[str, ...] = ()  # kernels that this call does not need
 
     @property
@@ -201,11 +203,13 @@ def run(
     inputs: dict[str, Tensor | None],
     options: dict[str, Any],
     change: Callable[[Tensor], Tensor] = lambda dy: dy,
+    computed: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
     """The result as "y" (of several, the others as "y1", "y2", ...) and the gradient of each input that wants one as
     "dNAME", for random gradients of the results, which are given a ``change`` first."""
     leaves = {name: t for name, t in inputs.items() if t is not None and t.requires_grad}
-    ys = as_tuple(function(**inputs, **options))
+    given = {name: t * 1 if t is not None and name in computed else t for name, t in inputs.items()}
+    ys = as_tuple(function(**given, **options))
     dys = []
     for number, y in enumerate(ys):
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
@@ -220,9 +224,10 @@ def run(
 def run_fused(
     operation: Operation, case: Case, inputs: dict[str, Tensor | None], change: Callable[[Tensor], Tensor] = lambda x: x
 ) -> dict[str, Tensor]:
-    """`run`, and the kernels of both ways must be launched."""
-    with launching(*(k for k in operation.forward + operation.backward if k not in case.without)):
-        return run(operation.fused, inputs, case.options, change)
+    """`run`, and the kernels of both ways must be launched, and stay within their tensors."""
+    kernels = [k for k in operation.forward + operation.backward if k not in case.without]
+    with launching(*kernels), within_bounds():
+        return run(operation.fused, inputs, case.options, change, case.computed)
 
 
 def ulp(dtype: torch.dtype, largest: float) -> float:
@@ -239,7 +244,7 @@ def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device:
         wide = {n: again(t, lambda t: t.double() if t.is_floating_point() else t) for n, t in inputs.items()}
         exact = run(operation.reference, wide, case.options)
         peer = run(operation.torch, inputs, case.options)
-        with poisoned(), within_bounds():
+        with poisoned():
             mine = run_fused(operation, case, inputs)
         assert mine.keys() == exact.keys()
         over.clear()

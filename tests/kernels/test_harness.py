@@ -108,8 +108,8 @@ PLANTS = {
     ),
     "halves that are mixed up": (
         SWIGLU,
-        "gate, up = gate.chunk(2, dim=-1)\n    elif",
-        "up, gate = gate.chunk(2, dim=-1)\n    elif",
+        "gate, up = in_rows(gate).chunk(2, dim=-1)",
+        "up, gate = in_rows(gate).chunk(2, dim=-1)",
     ),
     "gradients of halves that lie too close": (SWIGLU, "(2 if up is None else 1)", "1"),
     "a gate that is taken for linear": (SWIGLU, "s + g * (e * r * r)", "s"),

@@ -86,6 +86,22 @@ def test_the_gradient_may_be_written_over_the_logits(width: int, dtype: torch.dt
         torch.autograd.grad(loss, logits)
 
 
+@each_width
+def test_a_parameter_is_not_written_over(width: int) -> None:
+    """No more than PyTorch's own operations in place do it."""
+    leaf, t = inputs(5, width)
+    before = leaf.detach().clone()
+    for same in (leaf, leaf.view(5, width), leaf[:]):
+        for reduction in ("mean", "sum"):
+            with pytest.raises(library.UnsupportedError, match="over a leaf"):
+                losses.cross_entropy(same, t, reduction=reduction, inplace=True)
+    losses.cross_entropy(leaf, t, reduction="none", inplace=True).sum().backward()
+    with torch.no_grad():
+        losses.cross_entropy(leaf, t, inplace=True)
+    losses.cross_entropy(leaf.detach(), t, inplace=True)
+    assert torch.equal(leaf, before)
+
+
 def test_whoever_still_needs_the_logits_gets_an_error() -> None:
     leaf, t = inputs(5, 65)
     logits = leaf.exp()  # whose own gradient is made of its result
@@ -131,8 +147,10 @@ def test_an_unknown_id_is_noticed(reduction: str, width: int) -> None:
         t[3] = unknown
         with harness.within_bounds():
             loss = losses.cross_entropy(x, t, reduction=reduction)
-        nan = loss.isnan()
-        assert nan.tolist() == ([False, False, False, True, False] if reduction == "none" else True)
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+        rows = [False, False, False, True, False]
+        assert loss.isnan().tolist() == (rows if reduction == "none" else True)
+        assert gradient.isnan().all(1).tolist() == gradient.isnan().any(1).tolist() == rows
 
 
 @each_width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hornbook.reference.rms_norm import rms_norm as reference_rms_norm
 
 from . import harness
 from .operations import LAYER_NORM
-from .test_harness import DEVICE
+from .test_harness import DEVICE, changed
 
 NORMS = {"layer_norm": (layer_norm, reference_layer_norm), "rms_norm": (rms_norm, reference_rms_norm)}
 
@@ -62,6 +63,26 @@ def test_a_program_has_more_rows_than_it_takes_at_once(
 def test_a_thread_has_room_for_its_pieces() -> None:
     for width, tile in (*norms.TABLE.items(), *norms_backward.TABLE.items()):
         assert 1 <= -(-width // tile.block) <= 4
+
+
+def error_far_from_0(f: Callable[..., Any], width: int) -> float:
+    """The largest one in the gradient of a weight, for rows whose mean, 128, is exact, so that only what is made of it
+    is rounded."""
+    x = torch.tensor([0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 0.0, 0.0]).repeat(width // 8)
+    x, weight = torch.stack((x, x.flip(0), x.roll(1))).to(DEVICE) + 128, torch.ones(width, device=DEVICE)
+    (mine,), (want,) = (
+        torch.autograd.grad(g(x.to(dtype), w := weight.to(dtype).requires_grad_()).sum(), w)
+        for g, dtype in ((f, torch.float32), (reference_layer_norm, torch.float64))
+    )
+    return float((mine - want).abs().max())
+
+
+def test_the_mean_is_subtracted_before_anything_is_multiplied(tmp_path: Path) -> None:
+    before, after = "(x.to(tl.float32) - mean) * r", "x.to(tl.float32) * r + (-r * mean)"
+    planted = changed(LAYER_NORM, before, after, tmp_path).fused
+    for width in (64, 9000):  # rows held whole, and columns
+        assert error_far_from_0(layer_norm, width) < 1e-6
+        assert error_far_from_0(planted, width) > 1e-6
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +28,7 @@ from torch import Tensor
 from torch import library as operators
 
 from . import harness
-from .test_harness import DEVICE, load
+from .test_harness import DEVICE, interpreter_error, load
 
 TOLERANCE = 1e-5
 INSIDE = 2e-5
@@ -62,6 +62,13 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.param == "cpu" and not interpreter.is_on():
         pytest.skip("kernels run on the GPU here, and the interpreter is off")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def _within_bounds() -> Iterator[None]:
+    """Nothing is read or written outside of the tensors, the scratch among them."""
+    with harness.within_bounds():
+        yield
 
 
 @pytest.fixture(params=PATHS)
@@ -160,6 +167,16 @@ def test_a_vocabulary(how: dict[str, Any], sharpness: float, dtype: torch.dtype,
     check(kernel.sample_logits, x.to(device), how, most=1)
 
 
+@pytest.mark.parametrize("V", [2048, 2049, 3000, 4096, 4097, 8192, 8193])
+def test_borders_of_the_table(V: int, device: str) -> None:
+    """Without a filter every lane that has a column is read again, and one row has no other's scratch behind it."""
+    x = torch.randn(V, generator=torch.Generator().manual_seed(V)).to(device)
+    token = kernel.sample_logits(x[None], torch.tensor([0.5], device=device))
+    end = x.double().softmax(0).cumsum(0)
+    assert abs(float(end[token]) - 0.5) < 0.02
+    check(kernel.sample_logits, x, {"top_p": 0.9, "min_p": 1e-3}, most=1)
+
+
 @pytest.mark.parametrize("how", [FILTERS[0], *FILTERS[-2:]], ids=str)
 def test_equal_logits(how: dict[str, Any], path: str, device: str) -> None:
     check(kernel.sample_logits, torch.full((40,), 1.5, device=device), how, most=2)
@@ -204,6 +221,26 @@ INF, NAN = math.inf, math.nan
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")  # NumPy, of inf - inf
 def test_odd_rows(x: list[float], how: dict[str, Any], expected: list[int], path: str, device: str) -> None:
     assert draws(x, [0.0, 0.3, 0.6, MOST], device, **how) == expected
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 5, "top_p": 0.9}], ids=str
+)
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
+def test_what_is_no_number_is_the_same_to_the_reference(how: dict[str, Any], device: str) -> None:
+    rows = [
+        [0.0, NAN, -INF, 2.0, NAN, 1.0, -INF],
+        [NAN] * 6 + [-3.0],
+        [1.0, 0.0, INF, 5.0, INF, NAN, -INF],
+        [INF] * 7,
+        [NAN] * 7,
+        [-INF] * 7,
+        [-INF, NAN, -INF, -INF, NAN, -INF, -INF],
+    ]
+    for u in (0.0, 0.3, 0.7, MOST):
+        x, uniform = torch.tensor(rows), torch.full((len(rows),), u)
+        got = kernel.sample_logits(x.to(device), uniform.to(device), **how)
+        assert got.tolist() == reference(x, uniform, **how).tolist()
 
 
 def test_a_number_outside_does_no_harm(path: str, device: str) -> None:
@@ -371,7 +408,7 @@ def is_caught(module: ModuleType) -> bool:
                 try:
                     check(module.sample_logits, x, how, most=3)
                     check(module.sample_logits, second_chunk, how, most=1)
-                except AssertionError:
+                except (AssertionError, interpreter_error()):
                     return True
     return False
 
@@ -379,6 +416,16 @@ def is_caught(module: ModuleType) -> bool:
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
     assert is_caught(planted(*PLANTS[plant], tmp_path))
+
+
+@pytest.mark.skipif(not interpreter.is_on(), reason="only the interpreter knows where a kernel writes")
+def test_what_is_written_beyond_the_scratch_is_noticed(tmp_path: Path) -> None:
+    """A store of all lanes, of which a row of 3,000 has more than its scratch."""
+    module = planted(
+        "Scratch + at, lane.to(tl.float32), mask=hit & (at < width)", "Scratch + lane, lane * 1.0", tmp_path
+    )
+    with pytest.raises(interpreter_error(), match="stores 4096 numbers that are in none of its tensors"):
+        module.sample_logits(torch.zeros(1, 3000), torch.zeros(1))
 
 
 def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:

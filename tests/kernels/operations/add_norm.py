@@ -40,7 +40,7 @@ ADD_NORM = Operation(
         case(2, 9000, options=RMS, bias=False),
         *(case(2, 20000, options=options, weight=False) for options in (LAYER, RMS)),
         case(2, 20000, in_fp32=("residual",)),
-        case(9, 65, plus=1000.0),
+        *(case(*shape, plus=plus) for shape in ((9, 65), (64, 768)) for plus in (50.0, 500.0)),  # of each of the two
         *(case(8000, width, gpu_only=True) for width in (768, 1600, 4096, 16384)),
         *(case(8000, width, options=RMS, bias=False, in_fp32=("residual",), gpu_only=True) for width in (2048, 8192)),
     ],

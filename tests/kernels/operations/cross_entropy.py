@@ -35,7 +35,7 @@ CROSS_ENTROPY = Operation(
         logits(70, 123, reduction="none"),
         logits(70, 12, ignored=0.0, reduction="sum", ignore_index=5),
         logits(3, 5, reduction="sum", ignored=1.0),  # nothing to learn from
-        *(logits(rows, width, inplace=True) for rows, width in ((70, 65), (3, 40_000))),
+        *(logits(*shape, more={"computed": ("logits",)}, inplace=True) for shape in ((70, 65), (3, 40_000))),
         *(logits(9, width, more={"times": 100.0}) for width in (65, 40_000)),  # exponentials of these overflow
         *(logits(9, width, more={"plus": 1e4}, label_smoothing=0.1) for width in (65, 40_000)),
         logits(5000, 7),  # more targets than are counted at once

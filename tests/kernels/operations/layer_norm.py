@@ -21,7 +21,11 @@ LAYER_NORM = Operation(
         *(Case({"x": (3, width), "weight": (width,), "bias": (width,)}) for width in WIDTHS if width > 1),
         Case({"x": (5, 1), "weight": (1,), "bias": (1,)}, {"eps": 0.5}),
         Case({"x": (2, 50, 65), "weight": None, "bias": None}, without=(SUMS,)),
-        Case({"x": (9, 65), "weight": (65,), "bias": (65,)}, plus=1000.0),  # far from 0, where sums of squares are lost
+        *(  # far from 0, where sums of squares are lost, and products with the mean
+            Case({"x": shape, "weight": shape[-1:], "bias": shape[-1:]}, plus=plus)
+            for shape in ((9, 65), (64, 768))
+            for plus in (100.0, 1000.0)
+        ),
         Case({"x": (2, 9000), "weight": (9000,), "bias": (9000,)}, plus=1000.0),
         Case({"x": (2, 20000), "weight": (20000,), "bias": (20000,)}, plus=1000.0),
         Case({"x": (9, 65), "weight": (65,), "bias": (65,)}, in_fp32=("weight", "bias")),
