@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hornbook import native
 from hornbook.kernels import cross_entropy as losses
 from hornbook.kernels import interpreter, library
 from hornbook.kernels import linear_cross_entropy as linear
@@ -202,19 +201,15 @@ def test_what_is_refused(change: dict[str, Any], words: str) -> None:
 
 
 class _Calls(TorchDispatchMode):
-    """Notes the names of PyTorch's operators, and the largest result."""
+    """Notes the names of PyTorch's operators."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
-        self.largest = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
         self.names.append(str(function))
-        for t in made if isinstance(made, tuple | list) else (made,):
-            self.largest = max(self.largest, t.numel()) if isinstance(t, Tensor) else self.largest
-        return made
+        return function(*args, **(kwargs or {}))
 
 
 def test_nobody_waits_for_the_gpu() -> None:
@@ -252,18 +247,6 @@ def test_a_chunk_is_a_tenth_at_most(d: int) -> None:
             rows = linear.chunk_rows(N, V, d)
             assert 1 <= rows <= max(1, N // 10 + d, linear.FEW // V)
             assert rows % 128 == 0 or rows < 128 or rows == -(-N // -(-N // rows))
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_torch_never_stores_the_logits(reduction: str) -> None:
-    N, V, d = 256, 1 << 17, 4
-    x, w = torch.randn(N, d, requires_grad=True), torch.randn(V, d, requires_grad=True)
-    with _Calls() as calls:
-        native.linear_cross_entropy(x, w, torch.arange(N), reduction=reduction).backward()
-    assert V * native._block_rows(w) <= calls.largest <= N * V / 8
-    with _Calls() as calls, torch.no_grad():
-        native.linear_cross_entropy(x, w, torch.arange(N), reduction=reduction)
-    assert calls.largest <= N * V / 8
 
 
 @pytest.mark.gpu
