@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import triton
 from hornbook.benchmarks import aot
+from hornbook.kernels import norms, norms_backward
 
 from .operations import OPERATIONS
 
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.slow
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "aot"
 
 
+MULTIPROCESSORS = 132  # of an H100 and H200
 OUTCOME = (
     "warps", "stages", "registers", "spilled", "shared", "programs", "loads", "wide_loads", "bytes", "stores",
     "wide_stores", "tensor_core",
@@ -106,6 +108,19 @@ def test_logits_are_read_in_wide_pieces(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["operation"] == "sample_logits":
             assert row["wide_loads"] >= 8, name(row)
+
+
+def test_the_fixed_grid_of_norms_fills_an_h200(rows: list[dict[str, Any]]) -> None:
+    """All programs run at once, or in full waves: in a last wave of few the other multiprocessors would wait."""
+    seen = 0
+    for row in rows:
+        if row["kernel"] == "norm_backward_rows" and row["target"] == 90:
+            tile = norms.tile(int(row["shape"].split()[0]), norms_backward.TABLE)
+            assert tile is not None
+            at_once = MULTIPROCESSORS * row["programs"]
+            assert tile.programs <= at_once or tile.programs % at_once == 0, name(row)
+            seen += 1
+    assert seen
 
 
 def test_the_committed_table_is_of_these_kernels(rows: list[dict[str, Any]]) -> None:
