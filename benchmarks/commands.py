@@ -14,25 +14,30 @@ def bench_kernels(
     shapes: Annotated[str, arg(metavar="OP=SHAPE,...;...")] = "",
     dtypes: str = "bf16",
     quick: bool = False,
+    minutes: float | None = None,
     out: Path | None = None,
 ) -> None:
-    """Time every kernel on this machine's GPU, against the card's limits, PyTorch and other libraries.
+    """Time every kernel on this machine's GPU, against the card's limits, its goals, PyTorch and other libraries.
 
-    Writes kernels.json, kernels.md and a plot for each operation; the last line of the output is JSON. Without a CUDA
-    GPU it prints how the kernels compile for GPUs.
+    Writes kernels.json, kernels.md and a plot for each operation; the last line of the output is JSON. What is there
+    of the same card, versions and day, and of other operations, stays, so that the parts of a benchmark add up. Without
+    a CUDA GPU it prints how the kernels compile for GPUs: about eight minutes on two cores, less with more cores or
+    where Triton has done it before.
 
     Args:
         only: operations, such as softmax,attention; all if not given.
         shapes: in place of the usual ones, such as "softmax=8192x4096,1024x50257;attention=4x2048x16x64" (rows and
-            columns; for attention sequences, tokens, heads and channels of a head).
+            columns; for attention sequences, tokens, heads and channels of a head). Not without a CUDA GPU.
         dtypes: number formats, of bf16, fp16 and fp32.
-        quick: fewer shapes and repetitions, meant to end within five minutes.
+        quick: fewer shapes and repetitions (without a CUDA GPU: sm_90 only), to end within four minutes; what there is
+            no time for is named.
+        minutes: end within so many; what goals need comes first, and what there is no time for is named.
         out: the folder for results; if not given, one named after card and date, in benchmarks/results of a checkout
             (hornbook's own, or the working directory), else in ./benchmark-results.
     """
     from .kernels import run
 
-    if (result := run(only, shapes, dtypes, quick, out)) is None:
+    if (result := run(only, shapes, dtypes, quick, minutes, out)) is None:
         return
     if bad := [r for r in result["rows"] if r["verdict"] != "ok"]:
         sys.exit(f"hornbook: {len(bad)} of {len(result['rows'])} rows are wrong or failed: see the column 'check'")

@@ -1,12 +1,29 @@
 #!/usr/bin/env bash
-# Everything that wants a CUDA GPU, in one go of at most ten minutes: the benchmarks, then the tests marked gpu.
+# Everything that wants a CUDA GPU, in parts that take at most ten minutes each: benchmarks, and the tests marked gpu.
 #
-#   benchmarks/gpu.sh              with the hornbook that is installed
-#   benchmarks/gpu.sh WHEEL_DIR    with the newest hornbook wheel of that folder, which is installed first, and with it
-#                                  the pure-Python wheels there whose package is missing. Nothing else is touched,
-#                                  torch and triton least of all, and no network is needed.
+#   benchmarks/gpu.sh [WHEEL_DIR] [--part PART]...
 #
-# OUT       where results go, and a log of the whole; if not set, they go where `hornbook bench` puts them
+# WHEEL_DIR   a folder: its newest hornbook wheel is installed first, and with it the pure-Python wheels there whose
+#             package is missing. Nothing else is touched, torch and triton least of all, and no network is needed.
+#             If not given, it is the hornbook that is installed that is run.
+# --part      if not given, quick, model and tests one after the other, in ten minutes. Else, in the order of the line:
+#
+#   part        minutes   what
+#   quick          4      every kernel at a shape or two
+#   norms          8      layer_norm, rms_norm, add_norm at all shapes: their goals
+#   softmax        4      softmax: its goals
+#   losses         6      cross_entropy, linear_cross_entropy, sample_logits: theirs
+#   pointwise      5      gelu, relu2, swiglu, rope: theirs
+#   attention      4      attention, which has no goals yet
+#   model          2      a training step and a decoding step
+#   tests          9      pytest -m gpu; in a line of several parts what they leave of ten minutes, if that is more than 1
+#
+# The minutes are limits, each with a minute and a half for what takes longer than it should; what there is no time for
+# is named. Norms, softmax, losses and pointwise are about every goal of benchmarks/kernel_goals.py, and take less than
+# half an hour together. What goals need comes first; results are written after every row, and parts of one day add up
+# in one folder, so that nothing is lost when one is stopped.
+#
+# OUT       where results go, and a log of each line; if not set, they go where `hornbook bench` puts them
 # PYTHON    the interpreter; python3 if not set
 #
 # A part that fails, or runs out of its time, does not hide the ones after it. The status is 0 if all went well.
@@ -31,6 +48,26 @@ part() { # NAME SECONDS COMMAND...
         fi
     fi
     summary+=("$(printf '%-20s %4d s  %s' "$name" $((SECONDS - start)) "$word")")
+}
+
+kernels() { # MINUTES OPTIONS...
+    local minutes=$1
+    shift
+    part "$name" $((60 * minutes + 90)) "$python" -P -m hornbook bench kernels "$@" ${results[@]+"${results[@]}"}
+}
+
+tests() {
+    local with_gpu_tests=() file parallel=() left=$((570 - SECONDS))
+    while IFS= read -r file; do
+        with_gpu_tests+=("$file")
+    done < <(grep -rl --include='test_*.py' 'mark\.gpu' tests | sort)
+    # Most of their time goes into compiling, so they share the cores if they can. The options of pyproject.toml ask for
+    # that too, and are an error where xdist is not installed: so they are replaced.
+    if in_python -c 'import xdist' 2>/dev/null; then
+        parallel=(-n 6 --dist loadgroup)
+    fi
+    part tests $((left > 60 ? left : 60)) "$python" -P -m pytest -o addopts="--import-mode=importlib -q" -m gpu \
+        -p no:cacheprovider ${parallel[@]+"${parallel[@]}"} "${with_gpu_tests[@]}"
 }
 
 install_from() { # WHEEL_DIR
@@ -74,32 +111,48 @@ print(f"hornbook {hornbook.__version__} ({hornbook.__file__}), torch {torch.__ve
     if [ -n "${OUT:-}" ]; then
         results=(--out "$OUT")
     fi
-    # Benchmarks first: of these one wants all, of tests the first minutes say most. What is left of ten minutes is
-    # theirs, with half a minute to spare. Most of their time goes into compiling, so they share the cores if they can.
-    part "bench kernels" 200 "$python" -P -m hornbook bench kernels --quick ${results[@]+"${results[@]}"}
-    part "bench model" 110 "$python" -P -m hornbook bench model --quick ${results[@]+"${results[@]}"}
-    local with_gpu_tests=() file parallel=()
-    while IFS= read -r file; do
-        with_gpu_tests+=("$file")
-    done < <(grep -rl --include='test_*.py' 'mark\.gpu' tests | sort)
-    if in_python -c 'import xdist' 2>/dev/null; then
-        parallel=(-n 6 --dist loadgroup)
-    fi
-    part "tests" $((570 - SECONDS)) "$python" -P -m pytest -m gpu -p no:cacheprovider ${parallel[@]+"${parallel[@]}"} \
-        "${with_gpu_tests[@]}"
+    local name
+    for name in "${parts[@]}"; do
+        case $name in
+            quick) kernels 4 --quick ;;
+            norms) kernels 8 --only layer_norm,rms_norm,add_norm --minutes 8 ;;
+            softmax) kernels 4 --only softmax --minutes 4 ;;
+            losses) kernels 6 --only cross_entropy,linear_cross_entropy,sample_logits --minutes 6 ;;
+            pointwise) kernels 5 --only gelu,relu2,swiglu,rope --minutes 5 ;;
+            attention) kernels 4 --only attention --minutes 4 ;;
+            model) part model 110 "$python" -P -m hornbook bench model --quick ${results[@]+"${results[@]}"} ;;
+            tests) tests ;;
+        esac
+    done
 
     printf '\n=== %d s in all\n' "$SECONDS"
     printf '%s\n' "${summary[@]}"
     [ ${#failed[@]} -eq 0 ]
 }
 
-wheel_dir=
-if [ $# -gt 1 ] || { [ $# -eq 1 ] && [ ! -d "$1" ]; }; then
-    echo "usage: benchmarks/gpu.sh [WHEEL_DIR], a folder with wheels" >&2
+usage() {
+    echo "usage: benchmarks/gpu.sh [WHEEL_DIR] [--part PART]...; a folder with wheels, and parts of: ${known[*]}" >&2
     exit 2
-fi
-if [ $# -eq 1 ]; then
-    wheel_dir=$(cd "$1" && pwd)
+}
+
+known=(quick norms softmax losses pointwise attention model tests)
+parts=()
+wheel_dir=
+while [ $# -gt 0 ]; do
+    if [ "$1" = --part ]; then
+        [[ " ${known[*]} " == *" ${2:-} "* ]] || usage
+        parts+=("$2")
+        shift 2
+    else
+        if [ -n "$wheel_dir" ] || [ ! -d "$1" ]; then
+            usage
+        fi
+        wheel_dir=$(cd "$1" && pwd)
+        shift
+    fi
+done
+if [ ${#parts[@]} -eq 0 ]; then
+    parts=(quick model tests) # of benchmarks one wants all, of tests the first minutes say most
 fi
 if [ -n "${OUT:-}" ]; then
     mkdir -p "$OUT"
@@ -108,7 +161,7 @@ if [ -n "${OUT:-}" ]; then
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -n "${OUT:-}" ]; then
-    main 2>&1 | tee "$OUT/gpu.log"
+    main 2>&1 | tee -a "$OUT/gpu.log"
 else
     main
 fi

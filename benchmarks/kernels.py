@@ -7,9 +7,10 @@ products of matrices. They give each call a floor, the time below which nobody c
 memory: every input read once, every output written once. Attention has two floors, of which the higher one counts.
 
 Then all implementations take turns at each shape, forward and backward separately: ``reference``, ``torch`` (the best
-of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger and QuACK too where they are
-installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is timed is first
-held against the reference in float64 on that very shape.
+of PyTorch itself), ``torch.compile`` of the reference, ``composed`` and ``fused``; Liger, QuACK and FlashInfer too
+where they are installed and have the operation (but not QuACK's layer norm, which is no autograd function). Whoever is
+timed is first held against the reference in float64 on that very shape. `kernel_goals` says what ``fused`` is to reach,
+and `kernel_report` shows all of it.
 """
 
 from __future__ import annotations
@@ -18,30 +19,29 @@ import importlib
 import json
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import geometric_mean, median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import files
 from ..errors import ConfigError, nearest
-from . import report, timing
-from .operations import OPERATIONS, Case, Function, Operation, Shape, implementation
+from . import kernel_goals, kernel_report, report, timing
+from .kernel_report import NAMES
+from .operations import LIBRARIES, OPERATIONS, Case, Function, Operation, Shape, implementation, results
 
-NAMES = ("reference", "torch", "torch.compile", "composed", "fused", "Liger", "QuACK")
-PEERS = ("torch", "torch.compile", "Liger", "QuACK")
+PEERS = ("torch", "torch.compile", *LIBRARIES)
 OURS = ("composed", "fused")
 # Of ‖result - reference‖ / ‖reference‖; rounding alone makes up to a third of it (layer_norm in bf16: 7e-3).
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
 MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
-# Compiling takes its time: after so many seconds a quick run goes on without torch.compile.
-COMPILING_SECONDS = 120.0
+PRODUCTS = "matmuls"  # not an implementation: what an operation cannot do without
+# Of the time that a run has: until then it waits for torch.compile, begins new rows, and asks for the program's own
+# time. What is left after that is for plots, and for what takes longer than it should.
+COMPILING_SHARE, ROWS_SHARE, HOST_SHARE = 0.4, 0.75, 0.9
 
 
 def chosen(only: str) -> list[Operation]:
@@ -90,13 +90,29 @@ def cases(only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = 
     for name in formats or [""]:
         if name not in timing.FORMATS:
             raise ConfigError(f"there is no number format {name!r}{nearest(name, timing.FORMATS)}")
-    return [
-        Case(operation, form, shape, dtype)
+    found = [
+        (number, Case(operation, form, shape, dtype))
         for operation in operations
         for dtype in formats
-        for shape in special.get(operation.name, operation.quick if quick else operation.shapes)
+        for number, shape in enumerate(special.get(operation.name, operation.quick if quick else operation.shapes))
         for form in operation.forms
     ]
+    if quick:  # the first shape of everything, then the second: it may end before all are done
+        found.sort(key=lambda pair: pair[0])
+    return [case for _, case in found]
+
+
+def in_order(todo: Sequence[Case]) -> list[Case]:
+    """What goals need first: a case of each, then the others that goals are about, then the rest."""
+    seen: set[tuple[str, kernel_goals.Goal]] = set()
+
+    def rank(case: Case) -> int:
+        about = {(case.operation.name, goal) for goal in kernel_goals.about(case)}
+        new = not about <= seen
+        seen.update(about)
+        return 0 if new else 1 if about else 2
+
+    return sorted(todo, key=rank)
 
 
 def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple[dict[str, Function], dict[str, str]]:
@@ -113,7 +129,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
         needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
         if needed > 0.6 * free:
             notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
-        elif name in ("Liger", "QuACK") and (case.form == "causal" or name not in case.operation.peers):
+        elif name in LIBRARIES and not case.has(name):
             continue  # it has no such function
         else:
             try:
@@ -121,7 +137,7 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
             except KeyError:
                 continue
             except ImportError as error:
-                if name not in ("Liger", "QuACK"):  # whoever has not installed another library need not hear of it
+                if name not in LIBRARIES:  # whoever has not installed another library need not hear of it
                     notes[name] = report.because(error)
             except Exception as error:  # a library of another version, a GPU that Triton does not know
                 notes[name] = report.because(error)
@@ -137,12 +153,12 @@ def measure_case(
     names: Sequence[str] = NAMES,
     seconds: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Check and time everybody at one case; a row for forward and one for backward, for JSON.
+    """Check and time everybody at one case; a row for each direction of the operation, for JSON.
 
     Args:
         measure: the clock.
         limits: "copy", bytes per second, and "matmul", number format → operations per second.
-        names: of `NAMES`, whom to time.
+        names: of `kernel_report.NAMES`, whom to time.
         seconds: of timed work a row.
     """
     on_gpu = device == "cuda"
@@ -150,14 +166,17 @@ def measure_case(
     tensors = case.tensors(device)
     if on_gpu:
         torch.compiler.reset()  # each shape is compiled anew, as a program with that shape would
-    options, dy, errors = case.options, None, {}
+    options, errors = case.options, {}
+    dys: list[Tensor] = []
     for name, f in list(found.items()):
         try:
-            y = f(*tensors, **options)
-            dy = torch.randn(y.shape, device=device, dtype=y.dtype) if dy is None else dy
+            # Copies, as there are some that write over what they are given, and the next one is checked on the same.
+            given = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
+            ys = results(f(*given, **options))
+            dys = dys or [case.upstream(y) for y in ys]
             if name != "reference":
-                errors[name] = case.operation.error(case, tensors, dy, y, torch.autograd.grad(y, tensors, dy))
-            del y
+                errors[name] = case.check(name, tensors, dys, ys, gradients(ys, given, dys))
+            del ys, given
         except Exception as error:  # whatever another library or a compiler does, the others are still timed
             notes[name] = report.because(error)
             del found[name]
@@ -169,7 +188,7 @@ def measure_case(
                     del found[name]
 
     rows = []
-    for direction in ("forward", "backward"):
+    for direction in case.operation.directions:
         calls: dict[str, timing.Call] = {}
         memory: dict[str, int] = {}
         said = dict(notes)
@@ -177,7 +196,7 @@ def measure_case(
         for name in sorted(found, key=lambda name: name in MATRICES):
             try:
                 f = found[name]
-                call = _call(f, tensors, options, dy if direction == "backward" else None)
+                call = _call(f, tensors, options, dys, direction)
                 measure(call)
                 memory |= {name: timing.peak_memory(call)} if on_gpu else {}
                 calls[name] = call
@@ -185,12 +204,18 @@ def measure_case(
                 said[name] = report.because(error)
         times: dict[str, timing.Times] = {}
         calls = {name: calls[name] for name in found if name in calls}
+        if direction == "both" and "fused" in calls:
+            try:
+                products = kernel_goals.products(case.operation.name, tensors)
+                calls |= {} if products is None else {PRODUCTS: products}
+            except torch.OutOfMemoryError as error:
+                said[PRODUCTS] = report.because(error)
         while calls:
             try:
                 times = timing.round_robin(calls, measure, seconds=seconds)
                 break
             except torch.OutOfMemoryError as error:
-                largest = max(calls, key=lambda name: (name not in OURS, memory.get(name, 0)))
+                largest = max(calls, key=lambda name: (name not in (*OURS, PRODUCTS), memory.get(name, 0)))
                 said[largest] = report.because(error)
                 del calls[largest]
                 torch.cuda.empty_cache()
@@ -199,12 +224,25 @@ def measure_case(
     return rows
 
 
-def _call(f: Function, tensors: list[Tensor], options: dict[str, Any], dy: Tensor | None) -> timing.Call:
-    """Forward, or backward through a graph that is made now, where ``dy`` is given."""
-    if dy is None:
-        return lambda: f(*tensors, **options)
-    y = f(*tensors, **options)
-    return lambda: torch.autograd.grad(y, tensors, dy, retain_graph=True)
+def gradients(ys: Sequence[Tensor], tensors: list[Tensor], dys: list[Tensor], keep: bool = False) -> tuple[Tensor, ...]:
+    """Of the inputs that want one; none if the results have none."""
+    if not any(y.requires_grad for y in ys):
+        return ()
+    return torch.autograd.grad(ys, [t for t in tensors if t.requires_grad], dys, retain_graph=keep)
+
+
+def _call(
+    f: Function, tensors: list[Tensor], options: dict[str, Any], dys: list[Tensor], direction: str
+) -> timing.Call:
+    """Forward; or backward through a graph that is made now; or both."""
+    match direction:
+        case "forward":
+            return lambda: f(*tensors, **options)
+        case "both":
+            return lambda: gradients(results(f(*tensors, **options)), tensors, dys)
+        case _:
+            ys = results(f(*tensors, **options))
+            return lambda: gradients(ys, tensors, dys, keep=True)
 
 
 def row(
@@ -217,11 +255,12 @@ def row(
     notes: dict[str, str],
 ) -> dict[str, Any]:
     """One line of the result: the floor, who took how long, and how ``fused`` compares."""
-    size, flops = case.work(direction == "backward")
+    size, flops = case.work(direction)
     floors = {"memory": size / limits["copy"], "matmul": flops / limits["matmul"][case.dtype] if flops else 0.0}
     limit = max(floors, key=lambda name: floors[name])
     floor = floors[limit] * 1000  # ms
     medians = {name: t.median for name, t in times.items()}
+    products = medians.pop(PRODUCTS, None)
     fused = medians.get("fused")
     peers = {name: medians[name] for name in PEERS if name in medians}
     best = min(peers, key=lambda name: peers[name]) if peers else None
@@ -236,7 +275,8 @@ def row(
         "flops": flops,
         "floor_ms": floor,
         "limit": limit,
-        "ms": {name: asdict(t) for name, t in times.items()},
+        "ms": {name: asdict(t) for name, t in times.items() if name != PRODUCTS},
+        "products_ms": products,
         "of_floor": {name: floor / ms for name, ms in medians.items()},
         "peak_bytes": memory,
         "error": {name: error if math.isfinite(error) else None for name, error in errors.items()},
@@ -248,199 +288,131 @@ def row(
     }
 
 
-def overheads(operation: Operation, names: Sequence[str], dtype: str = "bf16") -> dict[str, dict[str, float]]:
-    """Microseconds of the program's time per call on a tiny shape, forward and backward, of whoever can do it."""
+def overheads(
+    operation: Operation, names: Sequence[str], dtype: str = "bf16", device: str = "cuda"
+) -> dict[str, dict[str, float]]:
+    """Microseconds of the program's time per call on a tiny shape, of whoever can do it: forward, while autograd takes
+    note, and backward, if there is one. Where a graph is good for one way back only, backward is what it adds to
+    forward."""
     case = Case(operation, next(iter(operation.forms)), operation.tiny, dtype)
-    tensors, result = case.tensors("cuda"), {}
+    tensors, result = case.tensors(device), {}
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     for name, f in functions(case, names)[0].items():
         try:
-            dy = torch.randn_like(f(*tensors, **case.options))
-            result[name] = {
-                direction: timing.launch_overhead(_call(f, tensors, case.options, given), torch.cuda.synchronize)
-                for direction, given in (("forward", None), ("backward", dy))
-            }
+            dys = [case.upstream(y) for y in results(f(*tensors, **case.options))]
+            # Forward before and after: in a difference a bad moment of it would make the way back look short.
+            took: dict[str, list[float]] = {}
+            for direction in ("forward", *(d for d in operation.directions if d != "forward"), "forward"):
+                call = _call(f, tensors, case.options, dys, direction)
+                took.setdefault(direction, []).append(timing.launch_overhead(call, synchronize))
+            result[name] = {direction: min(times) for direction, times in took.items()}
+            if (both := result[name].pop("both", 0.0)) > result[name]["forward"]:
+                result[name]["backward"] = both - result[name]["forward"]
         except Exception as error:
             report.note(f"{operation.name}: launch overhead of {name}: {report.because(error)}")
     return result
 
 
+def block(operation: Operation, dtype: str = "bf16", device: str = "cuda") -> dict[str, Any]:
+    """``fused`` ten times in a row, there and back, captured as a CUDA graph: how long the graph takes, how long its
+    kernels take together, in ms, and the ratio; nothing if that cannot be done. The tensors are as large as in a step
+    of a small model: in larger ones nobody would see the time between kernels."""
+    case = Case(operation, next(iter(operation.forms)), operation.block, dtype)
+    try:
+        tensors, f = case.tensors(device), functions(case, ("fused",))[0]["fused"]
+        dys = [case.upstream(y) for y in results(f(*tensors, **case.options))]
+        replay = timing.captured(_call(f, tensors, case.options, dys, "both"), kernel_goals.BLOCK_CALLS)
+        measure = timing.CudaClock(flush=False)
+        whole = timing.round_robin({"graph": replay}, measure, seconds=0.2)["graph"].median
+        kernels = timing.kernel_time(replay)
+    except Exception as error:
+        report.note(f"{operation.name}: captured calls: {report.because(error)}")
+        return {}
+    times = {"graph_ms": whole, "kernels_ms": kernels, "ratio": whole / kernels} if kernels > 0 else {}
+    return times | {"case": str(case)} if times else {}
+
+
 def run(
-    only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = False, out: Path | None = None
+    only: str = "",
+    shapes: str = "",
+    dtypes: str = "bf16",
+    quick: bool = False,
+    minutes: float | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any] | None:
-    """``hornbook bench kernels``; the whole result, or None without a CUDA GPU."""
+    """``hornbook bench kernels``; what was measured, or None without a CUDA GPU."""
+    if minutes is not None and not minutes > 0:
+        raise ConfigError(f"minutes is a time to end in, above 0, not {minutes}")
     todo = cases(only, shapes, dtypes, quick)
+    if minutes is None and quick:
+        minutes = report.QUICK_MINUTES
     if not torch.cuda.is_available():
-        report.without_cuda({operation.name for operation in chosen(only)} if only else None)
+        if shapes:
+            raise ConfigError(
+                "--shapes says what is timed, but there is no CUDA GPU here: kernels are then compiled for their own "
+                "classes of shapes, so leave it out"
+            )
+        formats = tuple(dict.fromkeys(case.dtype for case in todo))
+        report.without_cuda({operation.name for operation in chosen(only)} if only else None, formats, quick, minutes)
         return None
     report.require_compiler()
     # Backward is timed many times through one graph: what forward saved must not be used up by the first.
     functorch: Any = importlib.import_module("torch._functorch.config")
     with functorch.patch(donated_buffer=False):
-        return _run(todo, quick, out)
+        return _run(todo if quick or minutes is None else in_order(todo), minutes, out)
 
 
-def _run(todo: list[Case], quick: bool, out: Path | None) -> dict[str, Any]:
-    began = time.monotonic()
+def _run(todo: list[Case], minutes: float | None, out: Path | None, device: str = "cuda") -> dict[str, Any]:
+    began, limit = time.monotonic(), math.inf if minutes is None else 60 * minutes
     facts = report.machine()
     place = report.folder(out, facts["gpu"])
     measure = timing.CudaClock()
     needed = sorted({case.dtype for case in todo})
     limits = {
-        "copy": timing.copy_bandwidth(measure),
-        "matmul": {dtype: timing.matmul_rate(measure, dtype) for dtype in needed},
+        "copy": timing.copy_bandwidth(measure, device),
+        "matmul": {dtype: timing.matmul_rate(measure, dtype, device) for dtype in needed},
     }
-    result: dict[str, Any] = facts | {"benchmark": "kernels", "quick": quick, "limits": limits, "rows": []}
-    print(limits_line(result), flush=True)
+    result: dict[str, Any] = facts | {"benchmark": "kernels", "minutes": minutes, "limits": limits}
+    result |= {"rows": [], "left_out": [], "overhead_us": {}, "blocks": {}}
+    before = kernel_report.earlier(place, facts)
+    print(kernel_report.limits_line(result), flush=True)
     for case in todo:
-        slow = quick and time.monotonic() - began > COMPILING_SECONDS
+        spent = (time.monotonic() - began) / limit
+        if spent > ROWS_SHARE:
+            result["left_out"].append(str(case))
+            continue
+        needed_by_a_goal = any("torch.compile" in goal.peers for goal in kernel_goals.about(case))
+        slow = spent > COMPILING_SHARE and not needed_by_a_goal
         names = [name for name in NAMES if not (slow and name == "torch.compile")]
         try:
             torch.cuda.empty_cache()
-            rows = measure_case(case, measure, limits, names=names, seconds=0.3 if quick else 1.0)
+            rows = measure_case(
+                case, measure, limits, device=device, names=names, seconds=1.0 if minutes is None else 0.3
+            )
         except Exception as error:  # out of memory for the inputs themselves, or a GPU that has given up
             notes = {"all": report.because(error)}
-            rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in ("forward", "backward")]
+            rows = [row(case, direction, {}, limits, {}, {}, notes) for direction in case.operation.directions]
         result["rows"] += rows
         for r in rows:
             if slow:
-                r["notes"]["torch.compile"] = "not run, so that --quick ends in time"
-            print(line(r), flush=True)
-        save(result, place)
-    names = [name for name in NAMES if not (quick and name == "torch.compile")]
-    operations = {case.operation.name: case.operation for case in todo}
-    try:
-        result["overhead_us"] = {name: overheads(op, names, todo[0].dtype) for name, op in operations.items()}
-    except Exception as error:
-        report.note(f"launch overhead: {report.because(error)}")
+                r["notes"]["torch.compile"] = "not run, so that the run ends in time"
+            r["goals"] = kernel_goals.of_row(r, facts["triton"])
+            print(kernel_report.line(r), flush=True)
+        kernel_report.save(result, place, before)
+    names = [name for name in NAMES if not (minutes and name == "torch.compile")]
+    for name, operation in {case.operation.name: case.operation for case in todo}.items():
+        if (time.monotonic() - began) / limit > HOST_SHARE:
+            result["left_out"].append(f"{name}: host time")
+            continue
+        try:
+            result["overhead_us"][name] = overheads(operation, names, todo[0].dtype, device)
+            result["blocks"][name] = block(operation, todo[0].dtype, device)
+        except Exception as error:  # such as a GPU that has given up: the rows are still to be shown
+            report.note(f"{name}: the program's own time: {report.because(error)}")
+        kernel_report.save(result, place, before)
     result["seconds"] = time.monotonic() - began
-    save(result, place)
-    draw(result, place)
-    print("\n" + markdown(result))
+    kernel_report.draw(kernel_report.save(result, place, before), place, {case.operation.name for case in todo})
+    print("\n" + kernel_report.markdown(result))
     report.note(f"{place}: kernels.json, kernels.md and a plot per operation")
-    print(json.dumps(digest(result) | {"out": str(place)}))
+    print(json.dumps(kernel_report.digest(result) | {"out": str(place)}))
     return result
-
-
-# What is said of it.
-
-
-def limits_line(result: dict[str, Any]) -> str:
-    """What the card can do."""
-    rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in result["limits"]["matmul"].items())
-    return f"{result['gpu']}: copies {result['limits']['copy'] / 1e12:.2f} TB/s (read + written); matmul {rates}"
-
-
-def title(r: dict[str, Any], direction: bool = True) -> str:
-    """A row's case."""
-    shape = "x".join(map(str, r["shape"]))
-    return " ".join(filter(None, [r["operation"], r["form"], shape, r["dtype"], r["direction"] * direction]))
-
-
-def line(r: dict[str, Any]) -> str:
-    """A row in one line."""
-    times = ", ".join(f"{name} {report.number(t['median'] * 1000)}" for name, t in r["ms"].items())
-    compared = f"; fused is at {r['of_floor']['fused']:.2f} of the floor" if "fused" in r["ms"] else ""
-    if r["vs_reference"]:
-        compared += f", {report.number(r['vs_reference'])}x reference"
-    if r["vs_best_peer"]:
-        compared += f", {report.number(r['vs_best_peer'])}x {r['best_peer']}"
-    verdict = "" if r["verdict"] == "ok" else f"  {r['verdict']}"
-    notes = "".join(f"\n    {name}: {text}" for name, text in r["notes"].items())
-    return f"{title(r)}: µs: floor {report.number(r['floor_ms'] * 1000)}, {times}{compared}{verdict}{notes}"
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The result as Markdown: times, memory, launches, notes."""
-    rows: list[dict[str, Any]] = result["rows"]
-    names = [name for name in NAMES if any(name in r["ms"] for r in rows)]
-    facts = f"{result['date']}, torch {result['torch']}, triton {result['triton']}, hornbook {result['hornbook']}"
-    text = f"# Kernels on {result['gpu']}\n\n{limits_line(result)}. {facts}.\n\n"
-    text += (
-        "Median µs, and in brackets the share of the floor that this is; the floor is what the bytes (memory) or the "
-        "products of matrices (matmul) of a call take at the card's measured limit. The last columns compare `fused`: "
-        "above 1 it is faster.\n\n"
-    )
-
-    def cell(r: dict[str, Any], name: str) -> str:
-        if name not in r["ms"]:
-            return "–"
-        return f"{report.number(r['ms'][name]['median'] * 1000)} ({r['of_floor'][name]:.2f})"
-
-    def best(r: dict[str, Any]) -> str:
-        return f"{report.number(r['vs_best_peer'])} ({r['best_peer']})" if r["vs_best_peer"] else "–"
-
-    text += report.table(
-        ["case", "floor", *names, "against reference", "against the best peer", "check"],
-        [
-            [
-                title(r),
-                f"{report.number(r['floor_ms'] * 1000)} {r['limit']}",
-                *(cell(r, name) for name in names),
-                report.number(r["vs_reference"]),
-                best(r),
-                r["verdict"],
-            ]
-            for r in rows
-        ],
-    )
-    text += "\nPeak memory of a call, MiB, its result and what it keeps for backward included:\n\n"
-    text += report.table(
-        ["case", *names],
-        [[title(r), *(report.number(_mebibytes(r["peak_bytes"].get(name))) for name in names)] for r in rows],
-    )
-    if found := result.get("overhead_us"):
-        names = [name for name in NAMES if any(name in of for of in found.values())]
-        text += "\nThe program's own time per call on a tiny shape, µs, forward / backward:\n\n"
-        text += report.table(
-            ["operation", *names],
-            [
-                [name, *(" / ".join(report.number(us) for us in of[n].values()) if n in of else "–" for n in names)]
-                for name, of in found.items()
-            ],
-        )
-    notes = [f"- {title(r, direction=False)}: {name}: {words}\n" for r in rows for name, words in r["notes"].items()]
-    return text + ("\nNotes:\n\n" + "".join(dict.fromkeys(notes)) if notes else "")
-
-
-def _mebibytes(size: int | None) -> float | None:
-    return None if size is None else size / 2**20
-
-
-def save(result: dict[str, Any], place: Path) -> None:
-    """kernels.json and kernels.md; after every case, so that a run that is stopped leaves what it has."""
-    files.write_json(place / "kernels.json", result)
-    files.write(place / "kernels.md", markdown(result))
-
-
-def draw(result: dict[str, Any], place: Path) -> None:
-    """A plot for each operation: everybody's share of the floor."""
-    for operation in dict.fromkeys(r["operation"] for r in result["rows"]):
-        rows = [r for r in result["rows"] if r["operation"] == operation]
-        series = {name: [r["of_floor"].get(name) for r in rows] for name in NAMES}
-        series = {name: values for name, values in series.items() if any(values)}
-        labels = [title(r).removeprefix(operation).strip() for r in rows]
-        axis = "share of what the card can do (1: nobody can be faster)"
-        report.bars(place / f"{operation}.svg", f"{operation} on {result['gpu']}", axis, labels, series)
-
-
-def digest(result: dict[str, Any]) -> dict[str, Any]:
-    """The result in a few numbers: for each operation the median share of the floor, and mean ratios."""
-    operations = {}
-    for operation in dict.fromkeys(r["operation"] for r in result["rows"]):
-        rows = [r for r in result["rows"] if r["operation"] == operation]
-        found = {key: [r[key] for r in rows if r[key]] for key in ("vs_reference", "vs_best_peer")}
-        shares = [r["of_floor"]["fused"] for r in rows if "fused" in r["of_floor"]]
-        operations[operation] = {
-            "of_floor": round(median(shares), 3) if shares else None,
-            **{key: round(geometric_mean(values), 3) if values else None for key, values in found.items()},
-        }
-    verdicts = Counter(r["verdict"].partition(":")[0] for r in result["rows"])
-    return {
-        "gpu": result["gpu"],
-        "copy_tb_per_s": round(result["limits"]["copy"] / 1e12, 3),
-        "matmul_tflop_per_s": {name: round(rate / 1e12, 1) for name, rate in result["limits"]["matmul"].items()},
-        "rows": len(result["rows"]),
-        "wrong": verdicts["WRONG"],
-        "failed": verdicts["FAILED"],
-        "fused": operations,
-    }

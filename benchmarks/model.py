@@ -122,7 +122,7 @@ def run(
         raise ConfigError(f"batch_size is a number of rows, at least 1, not {batch_size}")
     config = GPTConfig.preset(preset)
     if device == "auto" and not torch.cuda.is_available():
-        report.without_cuda()
+        report.without_cuda(quick=quick, minutes=report.QUICK_MINUTES if quick else None)
         return None
     place_to_run = device_.pick("cuda" if device == "auto" else device)
     on_gpu = place_to_run.type == "cuda"

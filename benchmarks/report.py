@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib import util
@@ -17,6 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, files
+
+QUICK_MINUTES = 4.0
+SECONDS_A_KERNEL = 1.1
+"""of one core, to compile it for one GPU, about"""
 
 
 def results(out: Path | None) -> Path:
@@ -66,8 +71,20 @@ def machine() -> dict[str, Any]:
     return facts
 
 
-def without_cuda(only: set[str] | None = None) -> None:
-    """What a benchmark does where there is no CUDA GPU: say so, and print how the kernels compile for those GPUs."""
+def without_cuda(
+    only: set[str] | None = None,
+    dtypes: tuple[str, ...] = ("bf16",),
+    quick: bool = False,
+    minutes: float | None = None,
+) -> None:
+    """What a benchmark does where there is no CUDA GPU: say so, and print how the kernels compile for those GPUs.
+
+    Args:
+        only: operations; all if not given.
+        dtypes: number formats.
+        quick: for sm_90 alone.
+        minutes: to end in; what there is no time for is counted.
+    """
     from .. import ops
     from . import aot
 
@@ -77,19 +94,43 @@ def without_cuda(only: set[str] | None = None) -> None:
         print(f"The kernels cannot be compiled either: {problem}.")
         print(json.dumps(summary | {"reason": problem}))
         return
-    note("compiling every kernel for the GPUs that Hornbook supports; this takes a few minutes")
-    rows = aot.compile_all(progress=_progress, only=only)
+    targets = (90,) if quick else tuple(aot.TARGETS)
+    families = ", ".join(f"sm_{target}" for target in targets)
+    end = "" if minutes is None else f", within {minutes:g} minutes"
+    note(f"compiling kernels in {', '.join(dtypes)} for {families}{end}; first it is found out which there are")
+    progress = _Progress()
+    seconds = None if minutes is None else 60 * minutes * 0.8  # Python has to start twice, too
+    rows = aot.compile_all(progress=progress, only=only, targets=targets, dtypes=dtypes, seconds=seconds)
     failed = [row for row in rows if "error" in row]
     summary["compiled"] = len(rows) - len(failed)
     summary |= {"failed": len(failed), "with_spills": sum(bool(row.get("spilled")) for row in rows)}
     print("What the compiler makes of the kernels, for each kind of GPU (compute capability):\n")
     print(aot.markdown(rows))
+    if left := progress.of - len(rows):
+        print(f"Not compiled, so that the run ends in time: {left} of {progress.of}.")
+        summary["left_out"] = left
     print(json.dumps(summary))
 
 
-def _progress(done: int, of: int) -> None:
-    if done == of or (sys.stderr.isatty() and done % 20 == 0):
-        note(f"compiled {done} of {of}")
+class _Progress:
+    """A line about how long it will take, then one every ten seconds."""
+
+    of = 0
+
+    def __init__(self) -> None:
+        self.next = time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        self.of, now = of, time.monotonic()
+        if done == 0:
+            cores = len(os.sched_getaffinity(0))
+            minutes = of * SECONDS_A_KERNEL / cores / 60
+            note(f"{of} to compile on {cores} cores: about {minutes:.1f} minutes, if none is in Triton's cache")
+        elif done == of or now >= self.next:
+            note(f"compiled {done} of {of}")
+        else:
+            return
+        self.next = now + 10
 
 
 def require_compiler() -> None:
@@ -140,7 +181,7 @@ def bars(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = ("#bdbdbd", "#737373", "#fdae6b", "#9ecae1", "#08519c", "#74c476", "#9e9ac8")
+    colours = ("#bdbdbd", "#737373", "#fdae6b", "#9ecae1", "#08519c", "#74c476", "#9e9ac8", "#e7969c")
     with plt.rc_context(
         {"svg.hashsalt": "hornbook", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     ):

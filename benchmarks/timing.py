@@ -179,3 +179,33 @@ def launch_overhead(
         taken.append((now() - began) / calls)
     synchronize()
     return median(taken) * 1e6
+
+
+def captured(call: Call, calls: int) -> Call:
+    """So many calls in a row as one CUDA graph, which is replayed by calling what this returns."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # what is done once only, such as compiling, must not be captured
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    return graph.replay
+
+
+def kernel_time(call: Call) -> float:
+    """Milliseconds that the kernels of a call take together, without the time between them, as PyTorch's profiler sees
+    it; the median of five calls."""
+
+    def once() -> float:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            call()
+            torch.cuda.synchronize()
+        on_gpu = (event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+        return sum(event.time_range.elapsed_us() for event in on_gpu) / 1000
+
+    once()  # the profiler itself has to start
+    return median(once() for _ in range(5))

@@ -34,7 +34,8 @@ from .. import __version__
 from ..errors import ConfigError, TokenizerError, nearest
 from . import goals, report, texts
 from .goals import OURS, Row
-from .tasks import CYCLES, Bench, Call, Decode, Encode, Growth, Load, Task, Train, Worst
+from .task import Bench, Task
+from .tasks import CYCLES, Call, Decode, Encode, Growth, Load, Train, Worst
 from .texts import Text
 from .turns import Lost, cores
 

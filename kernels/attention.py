@@ -217,14 +217,14 @@ DELTA_ROWS = 32
 
 def _blocks(q: Tensor) -> tuple[tuple[int, int, int], ...]:
     D, size = q.shape[-1], q.element_size()
-    return TABLE[min(entry for entry in TABLE if entry[0] >= D and entry[1] == size)]
+    return next(blocks for (most, bytes_), blocks in TABLE.items() if most >= D and bytes_ == size)
 
 
 def _settings(q: Tensor, causal: bool) -> dict[str, Any]:
     D = q.shape[-1]
     # Products of fp32 numbers are full fp32 products, not of numbers cut to the 10 bits of tf32.
     dot = "ieee" if q.dtype == torch.float32 else "tf32"
-    return {"CAUSAL": causal, "D": D, "BLOCK_D": max(16, triton.next_power_of_2(D)), "DOT": dot}
+    return {"CAUSAL": causal, "D": D, "BLOCK_D": max(16, library.power_of_2(D)), "DOT": dot}
 
 
 def _common(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Any, ...]:
@@ -238,7 +238,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tup
     o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
     settings = _settings(q, causal)
     block_m, block_n, warps = _blocks(q)[0]
-    grid = (triton.cdiv(T_q, block_m) * B * H,)
+    grid = (library.cdiv(T_q, block_m) * B * H,)
     library.launch(
         attention_forward, grid, q, k, v, o, log_sum, *_common(q, k, v, scale),
         **settings, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
@@ -257,16 +257,16 @@ def _backward(
     settings, common = _settings(q, causal), _common(q, k, v, scale)
     block_d = settings["BLOCK_D"]
     _, for_kv, for_q = _blocks(q)
-    grid = (triton.cdiv(T_q, DELTA_ROWS) * B * H,)
+    grid = (library.cdiv(T_q, DELTA_ROWS) * B * H,)
     library.launch(attention_delta, grid, o, do, delta, T_q, H, D=D, BLOCK_D=block_d, BLOCK_M=DELTA_ROWS)
     block_m, block_n, warps = for_kv
-    grid = (triton.cdiv(T_k, block_n) * B * H_kv,)
+    grid = (library.cdiv(T_k, block_n) * B * H_kv,)
     library.launch(
         attention_backward_kv, grid, q, k, v, do, log_sum, delta, dk, dv, *common,
         **settings, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
     )  # fmt: skip
     block_m, block_n, warps = for_q
-    grid = (triton.cdiv(T_q, block_m) * B * H,)
+    grid = (library.cdiv(T_q, block_m) * B * H,)
     library.launch(
         attention_backward_q, grid, q, k, v, do, log_sum, delta, dq, *common,
         **settings, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
@@ -292,22 +292,15 @@ _attention_backward = library.operator(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-        return _attention(q, k, v, scale, causal)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, ctx.scale, ctx.causal = inputs
-        o, log_sum = output
-        ctx.mark_non_differentiable(log_sum)
-        ctx.set_materialize_grads(False)  # no zeros in the place of log_sum's gradient
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
+        o, log_sum = _attention(q, k, v, scale, causal)
         ctx.save_for_backward(q, k, v, o, log_sum)
+        ctx.scale, ctx.causal = scale, causal
+        return o
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, do: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
-        if do is None:
-            return (None,) * 5
+    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
         return *_attention_backward(do, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None
 
 
@@ -359,4 +352,4 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: fl
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
     # The kernels walk along any strides but want a row's channels side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-    return _Attention.apply(q, k, v, scale, causal)[0]
+    return _Attention.apply(q, k, v, scale, causal)

@@ -13,6 +13,9 @@ arrays, one program after the other. That is slow, and right, but for faults tha
                 may differ. Here the sum is taken in fp64 and rounded once: the same bits everywhere, and more exact
                 than a GPU's sum in fp32.
 
+And one thing is only slow: a function that a kernel calls makes the interpreter change all of triton.language anew,
+which takes longer than most functions do. Once for each launch is enough.
+
 Triton looks at the environment when it is imported, so `switch_on` must come before that.
 """
 
@@ -158,3 +161,22 @@ def repair() -> None:
         return patched
 
     interpreter._patch_lang_tensor = with_index(interpreter._patch_lang_tensor)
+
+    patch_lang, patched = interpreter._patch_lang, set[int]()  # modules that are patched for the launch under way
+
+    def patch_once(fn: Any) -> Any:
+        modules = {id(value) for value in fn.__globals__.values() if value is tl or value is tl.core}
+        if modules <= patched:
+            return interpreter._LangPatchScope()  # with nothing to restore
+        scope = patch_lang(fn)
+        restore = scope.restore
+        patched.update(modules)
+
+        def restore_all() -> None:
+            patched.clear()
+            restore()
+
+        scope.restore = restore_all
+        return scope
+
+    interpreter._patch_lang = patch_once

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -30,6 +31,7 @@ launches: Counter[str] = Counter()
 
 _library = operators.Library("hornbook", "FRAGMENT")
 _recorded: list[Launch] | None = None
+_is_interpreted = cache(interpreter.is_on)  # as it was when Triton was imported: first asked at a kernel's start
 _interpreting = Lock()  # the interpreter changes triton.language while it runs, for the whole process
 
 
@@ -55,6 +57,16 @@ def tensors_refused(*tensors: Tensor | None) -> str | None:
         if t.device != first.device:
             return f"the tensors are on {first.device} and on {t.device}, but must be on one device"
     return None
+
+
+def cdiv(a: int, b: int) -> int:
+    """How many times b it takes to cover a. (`triton.cdiv` serves kernels as well, and takes 2 µs a call.)"""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The first one from n on."""
+    return 1 << (n - 1).bit_length() if n > 1 else 1
 
 
 def operator(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +96,12 @@ class Launch:
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 2, **meta: Any
+    kernel: Any,
+    grid: tuple[int, ...],
+    *args: Any,
+    num_warps: int = 4,
+    num_stages: int = 2,
+    **meta: Any,
 ) -> None:
     """Start a kernel on the device of its first argument, a tensor. A grid without programs starts nothing.
 
@@ -100,13 +117,13 @@ def launch(
         _recorded.append(Launch(kernel, grid, dict(zip(names, args, strict=True)) | meta, options))
         return
     device = args[0].device
-    if device.type == "cpu" and not interpreter.is_on():
+    if device.type == "cpu" and not _is_interpreted():
         raise RuntimeError(
             f"{kernel.fn.__name__}: a Triton kernel runs on tensors in a CPU's memory only in Triton's interpreter: "
             f"set {interpreter.VARIABLE}=1 in the environment before triton is imported (slow), or move them to a GPU"
         )
     launches[kernel.fn.__name__] += 1
-    if interpreter.is_on():
+    if _is_interpreted():
         with _interpreting:
             kernel[grid](*args, **meta, **options)
     elif device.type == "cuda" and device.index != torch.cuda.current_device():

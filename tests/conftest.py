@@ -22,12 +22,22 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core, but not more than four, as each holds a PyTorch. A few files are done sooner in this one."""
+    some = any(".py" in argument for argument in config.args)
+    return 0 if some or os.environ.get("PYTEST_XDIST_WORKER") else min(4, os.cpu_count() or 1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of several processes count as slow, so that CI's slow part runs them."""
+    """Tests of several processes count as slow, so that CI's slow part runs them. Where tests run in several processes,
+    those of a file run in one, as they share what they made; the thousands of the kernels share nothing."""
     for item in items:
         if item.get_closest_marker("dist"):
             item.add_marker(pytest.mark.slow)
+        if item.path.stem != "test_every_kernel":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_collection_finish() -> None:

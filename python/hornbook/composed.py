@@ -14,7 +14,13 @@ from .kernels.softmax import softmax
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
-    """matmul → softmax kernel → matmul; arguments and result as for `reference.attention`."""
+    """matmul → softmax kernel → matmul; arguments and result as for `reference.attention`.
+
+    Raises:
+        ValueError: where `refusal` gives a reason.
+    """
+    if (why := refusal(q, k, v, causal=causal, scale=scale)) is not None:
+        raise ValueError(why)
     group = q.shape[2] // k.shape[2]
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, D)
     if group > 1:

@@ -172,11 +172,14 @@ class Norm(nn.Module):
         with_bias = config.bias and config.norm == "layernorm"
         self.bias = nn.Parameter(torch.zeros(config.d_model)) if with_bias else None
         self.eps = config.norm_eps
-        self.kind = config.norm
+        self.kind = "layer_norm" if config.norm == "layernorm" else "rms_norm"
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, d_model) -> the same
-        norm = ops.layer_norm if self.kind == "layernorm" else ops.rms_norm
-        return norm(x, self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of x + added, and x + added itself; each (B, T, d_model)."""
+        if added is None:
+            norm = ops.layer_norm if self.kind == "layer_norm" else ops.rms_norm
+            return norm(x, self.weight, self.bias, self.eps), x
+        return ops.add_norm(added, x, self.weight, self.bias, self.eps, norm=self.kind)
 
 
 class Attention(nn.Module):
@@ -234,7 +237,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention moves information between positions, the MLP works on it at each."""
+    """One layer: attention moves information between positions, the MLP works on it at each.
+
+    Both add to the residual stream x. The sum is left to the norm that reads it next: one pass over memory, not two.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -244,9 +250,14 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.dropout(self.attn(self.attn_norm(x), turn, cache, layer))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+    def forward(
+        self, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """The stream, and what is still to be added to it; each (B, T, d_model)."""
+        h, x = self.attn_norm(x, added)
+        added = self.dropout(self.attn(h, turn, cache, layer))
+        h, x = self.mlp_norm(x, added)
+        return x, self.dropout(self.mlp(h))
 
 
 class GPT(nn.Module):
@@ -338,11 +349,12 @@ class GPT(nn.Module):
         turn = None
         if self.config.position == "rope":
             turn = self.cos[start : start + T], self.sin[start : start + T]  # each (T, D/2)
+        added = None
         for layer, block in enumerate(self.blocks):
-            x = block(x, turn, cache, layer)
+            x, added = block(x, added, turn, cache, layer)
         if cache is not None:
             cache.advance(T)
-        return self.norm(x)
+        return self.norm(x, added)[0]
 
     def parameter_count(self, embeddings: bool = True) -> int:
         """Parameters, each counted once; without ``embeddings``, those of tokens and positions are left out."""

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .reference.sample_logits import sample_logits as reference_sample
+
 
 def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
     if causal:
@@ -55,38 +57,102 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     return y if bias is None else y + bias.to(x.dtype)
 
 
-def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    return F.gelu(x, approximate=approximate)
+def add_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    norm: str = "layer_norm",
+) -> tuple[Tensor, Tensor]:
+    h = (residual + x).to(residual.dtype)
+    normalise = layer_norm if norm == "layer_norm" else rms_norm
+    return normalise(h.to(torch.promote_types(x.dtype, h.dtype)), weight, bias, eps).to(x.dtype), h
 
 
-def relu2(x: Tensor) -> Tensor:
-    return _SquaredReLU.apply(x)
+def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "none") -> Tensor:
+    return F.gelu(_plus(x, bias), approximate=approximate)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    return F.silu(gate) * up
+def relu2(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _SquaredReLU.apply(_plus(x, bias))
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype)[:, None, :], sin.to(x.dtype)[:, None, :]
-    return torch.cat((a * cos - b * sin, torch.addcmul(b * cos, a, sin)), dim=-1)
+def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
+    if up is None:
+        gate, up = gate.chunk(2, dim=-1)
+    return F.silu(gate) * up.to(gate.dtype)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.to(wide), targets, ignore_index=ignore_index, reduction=reduction)
+def rope(x: Tensor, cos: Tensor, sin: Tensor, *, positions: Tensor | None = None, interleaved: bool = False) -> Tensor:
+    if positions is not None:
+        cos, sin = cos[positions], sin[positions]
+    cos, sin = cos.to(x.dtype).unsqueeze(-2), sin.to(x.dtype).unsqueeze(-2)
+    a, b = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+    turned = a * cos - b * sin, torch.addcmul(b * cos, a, sin)
+    return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+
+
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    logits = _capped(logits.to(torch.promote_types(logits.dtype, torch.float32)), softcap)
+    loss = F.cross_entropy(
+        logits, targets.long(), ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+    if not z_loss:
+        return loss
+    counts = targets != ignore_index
+    z = z_loss * (torch.logsumexp(logits, dim=-1) ** 2).masked_fill(~counts, 0.0)
+    return loss + (z if reduction == "none" else z.sum() if reduction == "sum" else z.sum() / counts.sum())
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
 ) -> Tensor:
+    targets, extras = targets.long(), (label_smoothing, z_loss, softcap)
     if reduction == "none":
         W = weight.to(x.dtype)
         blocks = zip(*(t.split(_block_rows(weight)) for t in (x, targets)), strict=True)
-        return torch.cat([cross_entropy(b @ W.T, t, ignore_index=ignore_index, reduction="none") for b, t in blocks])
-    total = _SummedCrossEntropy.apply(x, weight, targets, ignore_index, torch.is_grad_enabled())
-    return total if reduction == "sum" else total / (targets != ignore_index).sum()
+        options: dict[str, Any] = {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap}
+        options |= {"ignore_index": ignore_index, "reduction": "none"}
+        return torch.cat([cross_entropy(b @ W.T, t, **options) for b, t in blocks])
+    total = _SummedCrossEntropy.apply(x, weight, targets, ignore_index, extras, torch.is_grad_enabled())
+    if reduction == "sum":
+        return total
+    count = (targets != ignore_index).sum()
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan)  # whose gradient is 0, as nothing was asked
+
+
+def sample_logits(
+    logits: Tensor,
+    uniform: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Tensor:
+    return reference_sample(  # which is PyTorch at its best already
+        logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
+    )
 
 
 class _SquaredReLU(torch.autograd.Function):
@@ -118,34 +184,68 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int, grad_enabled: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        ignore_index: int,
+        extras: tuple[float, float, float | None],
+        grad_enabled: bool,
+    ) -> Tensor:
+        smoothing, z_loss, softcap = extras
         needs_grad = grad_enabled and any(ctx.needs_input_grad)  # the latter is also true below no_grad
         wide = torch.promote_types(x.dtype, torch.float32)
         W, rows = weight.to(x.dtype), _block_rows(weight)
         dx = torch.empty_like(x) if needs_grad else None
-        dW = torch.zeros_like(weight) if needs_grad else None
+        # Summed in fp32 at least: in bf16 the sum of many blocks would stop growing.
+        dW = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, wide)) if needs_grad else None
         total = torch.zeros((), dtype=wide, device=x.device)
         for start in range(0, len(x), rows):
             x_, t = x[start : start + rows], targets[start : start + rows]
             counts = t != ignore_index
             t = t.masked_fill(~counts, 0)[:, None]
-            log_p = F.log_softmax((x_ @ W.T).to(wide), dim=-1)  # (rows, V)
-            total = total - (log_p.gather(-1, t)[:, 0] * counts).sum()  # torch.compile of 2.11 gets -= wrong
+            logits = _capped((x_ @ W.T).to(wide), softcap)  # (rows, V)
+            log_z = torch.logsumexp(logits, dim=-1, keepdim=True) if z_loss else None
+            log_p = F.log_softmax(logits, dim=-1)
+            loss = (smoothing - 1) * log_p.gather(-1, t)[:, 0]
+            if smoothing:
+                loss = loss - smoothing * log_p.mean(-1)
+            if log_z is not None:
+                loss = loss + z_loss * log_z[:, 0] ** 2
+            total = total + loss.masked_fill(~counts, 0.0).sum()  # torch.compile of 2.11 gets += wrong
             if dx is not None and dW is not None:
                 d = log_p.exp_()  # p, then p - 1 at the target: the gradient of the loss by the logits
-                d.scatter_add_(-1, t, torch.full_like(t, -1, dtype=wide))
+                if log_z is not None:
+                    d *= 1 + 2 * z_loss * log_z
+                d.scatter_add_(-1, t, torch.full_like(t, smoothing - 1, dtype=wide))
+                if smoothing:
+                    d -= smoothing / len(weight)
+                if softcap is not None:
+                    d *= 1 - (logits / softcap) ** 2
                 d = (d * counts[:, None]).to(x.dtype)
                 torch.mm(d, W, out=dx[start : start + rows])
                 dW += d.T @ x_
         if dx is not None and dW is not None:
             ctx.save_for_backward(dx, dW)
+            ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dW = ctx.saved_tensors
-        return dx * grad.to(dx.dtype), dW * grad.to(dW.dtype), None, None, None
+        # 1 / count in bf16 would make all of the gradient a little too large, or too small: rounded once, at the end.
+        dx, dW = (dx.to(grad.dtype) * grad).to(dx.dtype), (dW * grad).to(ctx.weight_dtype)
+        return dx, dW, None, None, None, None
+
+
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias.to(x.dtype)
 
 
 def _like(parameter: Tensor | None, x: Tensor) -> Tensor | None:

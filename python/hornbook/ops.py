@@ -4,7 +4,7 @@
 
     reference   naive PyTorch, the specification (`reference/`)
     torch       the best that PyTorch itself offers (`native.py`)
-    fused       our Triton kernel (`kernels/`), for the operations that have one
+    fused       our Triton kernel (`kernels/`)
     composed    attention only: matmul, our softmax kernel, matmul (`composed.py`)
 
 and ``auto`` means fused on CUDA, torch elsewhere. Choose for all operations or for single ones, with
@@ -22,6 +22,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 from collections.abc import Callable
 from functools import cache
@@ -35,6 +36,7 @@ from . import native
 from .errors import ConfigError, nearest
 
 OPERATIONS = (
+    "add_norm",
     "attention",
     "cross_entropy",
     "gelu",
@@ -43,11 +45,11 @@ OPERATIONS = (
     "relu2",
     "rms_norm",
     "rope",
+    "sample_logits",
     "softmax",
     "swiglu",
 )
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
-KERNELS = frozenset({"attention", "layer_norm", "softmax"})  # the operations that have a file in kernels/
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
 
@@ -61,13 +63,11 @@ class use_kernels:  # noqa: N801 (used like a function)
     ...     loss = model(ids, targets)
 
     Args:
-        everything: "auto", "reference", "torch" or "fused" for every operation; unchanged if not given. "fused" is
-            for the operations that have a kernel; the others then run torch.
+        everything: "auto", "reference", "torch" or "fused" for every operation; unchanged if not given.
         **single: an operation's name = its implementation; these win over ``everything``.
 
     Raises:
-        ConfigError: for an unknown name, for "fused" asked by name of an operation without a kernel, and where this
-            machine cannot run kernels at all.
+        ConfigError: for an unknown name, and for "fused" where this machine cannot run kernels at all.
     """
 
     def __init__(self, everything: str | None = None, /, **single: str) -> None:
@@ -145,8 +145,6 @@ def _check(choice: dict[str, str]) -> dict[str, str]:
             raise ConfigError(
                 f"there is no implementation {implementation!r}{nearest(implementation, IMPLEMENTATIONS)}"
             )
-        if op and implementation == "fused" and op not in KERNELS:
-            raise ConfigError(f"{op} has no kernel yet: choose 'torch' or 'reference' for it")
         if implementation == "composed" and op not in COMPOSED:
             raise ConfigError("composed is a way to compute attention only: attention=composed")
     if {"fused", "composed"} & set(choice.values()):
@@ -185,8 +183,8 @@ def _implementation(op: str) -> str:
     chosen = _chosen()
     wanted = chosen.get(op, chosen.get("", "auto"))
     if wanted == "auto":
-        return "fused" if op in KERNELS and torch.cuda.is_available() and kernels_problem() is None else "torch"
-    return "torch" if wanted == "fused" and op not in KERNELS else wanted
+        return "fused" if torch.cuda.is_available() and kernels_problem() is None else "torch"
+    return wanted
 
 
 def reason(op: str) -> str:
@@ -194,9 +192,7 @@ def reason(op: str) -> str:
     chosen = _chosen()
     wanted = chosen.get(op, chosen.get("", "auto"))
     if wanted != "auto":
-        return "asked for fused, but has no kernel" if wanted == "fused" and op not in KERNELS else "asked for"
-    if op not in KERNELS:
-        return "auto: has no kernel"
+        return "asked for"
     if not torch.cuda.is_available():
         return "auto: no CUDA GPU"
     return f"auto: {kernels_problem() or 'CUDA GPU'}"
@@ -256,9 +252,17 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
     function, refusal, is_auto = _decided[op]
     if refusal is None or (is_auto and not args[0].is_cuda):  # the latter: in the CPU's memory, beside a GPU
         return (function if refusal is None else getattr(native, op))(*args, **options)
-    why = refusal(*args, **options)
-    if why is None:
-        return function(*args, **options)
+    if torch.compiler.is_compiling():  # which does not follow exceptions
+        why = refusal(*args, **options)
+        if why is None:
+            return function(*args, **options)
+    else:
+        try:  # asking first would ask twice, as the function does so, too: a tenth of a call's time
+            return function(*args, **options)
+        except ValueError:
+            why = refusal(*args, **options)
+            if why is None:
+                raise
     if not is_auto:
         raise ConfigError(f"{op}: {why}; choose {op}=torch for such calls, or auto")
     if not torch.compiler.is_compiling():
@@ -269,17 +273,46 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
 # The operations. `reference/` says what each one means and which shapes it takes.
 
 
+def add_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    norm: str = "layer_norm",
+) -> tuple[Tensor, Tensor]:
+    _known("norm", norm, ("layer_norm", "rms_norm"))
+    _same("residual", residual.shape, x.shape)
+    return _run("add_norm", x, residual, weight, bias, eps, norm=norm)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
     return _run("attention", q, k, v, causal=causal, scale=scale)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
-    _known_reduction(reduction)
-    return _run("cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction)
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    inplace: bool = False,
+) -> Tensor:
+    _loss(reduction, label_smoothing, softcap)
+    return _run(
+        "cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, inplace=inplace,
+    )  # fmt: skip
 
 
-def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    return _run("gelu", x, approximate=approximate)
+def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "none") -> Tensor:
+    _known("approximate", approximate, ("none", "tanh"))
+    _same("bias", x.shape[-1:] if bias is None else bias.shape, x.shape[-1:])
+    return _run("gelu", x, bias, approximate=approximate)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -287,32 +320,81 @@ def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = No
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, *, ignore_index: int = -100, reduction: str = "mean"
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
 ) -> Tensor:
-    _known_reduction(reduction)
-    return _run("linear_cross_entropy", x, weight, targets, ignore_index=ignore_index, reduction=reduction)
+    _loss(reduction, label_smoothing, softcap)
+    return _run(
+        "linear_cross_entropy", x, weight, targets, ignore_index=ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap,
+    )  # fmt: skip
 
 
-def relu2(x: Tensor) -> Tensor:
-    return _run("relu2", x)
+def relu2(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    _same("bias", x.shape[-1:] if bias is None else bias.shape, x.shape[-1:])
+    return _run("relu2", x, bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     return _run("rms_norm", x, weight, bias, eps)
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return _run("rope", x, cos, sin)
+def rope(x: Tensor, cos: Tensor, sin: Tensor, *, positions: Tensor | None = None, interleaved: bool = False) -> Tensor:
+    return _run("rope", x, cos, sin, positions=positions, interleaved=interleaved)
+
+
+def sample_logits(
+    logits: Tensor,
+    uniform: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> Tensor:
+    for name, value, fits, wanted in (
+        ("temperature", temperature, 0 <= temperature < math.inf, "at least 0"),
+        ("top_k", top_k, top_k >= 0, "at least 0, which means all"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+        ("min_p", min_p, 0 <= min_p <= 1, "from 0 to 1"),
+    ):
+        if not fits:
+            raise ConfigError(f"{name} is a number {wanted}, not {value!r}")
+    return _run("sample_logits", logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
 def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
     return _run("softmax", x, scale=scale, causal=causal)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
+    _same("up", gate.shape if up is None else up.shape, gate.shape)
     return _run("swiglu", gate, up)
 
 
-def _known_reduction(name: str) -> None:
-    if name not in ("mean", "sum", "none"):
-        raise ConfigError(f"reduction is 'mean', 'sum' or 'none', not {name!r}")
+# What every implementation refuses alike, before it is asked.
+
+
+def _known(what: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise ConfigError(f"{what} is one of {', '.join(map(repr, names))}, not {name!r}{nearest(name, names)}")
+
+
+def _same(what: str, shape: torch.Size, wanted: torch.Size) -> None:
+    if shape != wanted:
+        raise ConfigError(f"{what} has shape {tuple(shape)}, but {tuple(wanted)} is needed")
+
+
+def _loss(reduction: str, label_smoothing: float, softcap: float | None) -> None:
+    _known("reduction", reduction, ("mean", "sum", "none"))
+    if not 0 <= label_smoothing <= 1:
+        raise ConfigError(f"label_smoothing is a share, from 0 to 1, not {label_smoothing!r}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ConfigError(f"softcap is a number above 0, or None, not {softcap!r}")

@@ -5,7 +5,8 @@ What happens to the logits, in this order (`probabilities`):
     1. repetition penalty   tokens that occurred already become less likely
     2. temperature          below 1 sharpens, above 1 flattens, 0 means always the likeliest (the softmax's ``scale``)
     3. top-k                only the k likeliest stay, and those as likely as the last of them
-    4. top-p                only the smallest set of likeliest tokens whose probabilities sum to p stays
+    4. top-p                only the smallest set of likeliest tokens whose probabilities sum to p stays, and those as
+                            likely as the last of them
     5. min-p                only tokens at least min_p times as likely as the likeliest stay
 
 and then one token is drawn.
@@ -17,7 +18,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from torch import Tensor
 from . import ops
 from .errors import ConfigError
 from .model import GPT
+from .reference.sample_logits import probabilities as filtered
 
 if TYPE_CHECKING:
     from .tokenizer import TokenizerLike
@@ -55,6 +57,11 @@ class Sampling:
         if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition_penalty must be above 0 (1 means none), not {self.repetition_penalty}")
 
+    @property
+    def filters(self) -> dict[str, Any]:
+        """What `ops.sample_logits` is told."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+
 
 def penalize(scores: Tensor, ids: Tensor, penalty: float) -> Tensor:
     """Make tokens that occur in ``ids`` (B, T) less likely in ``scores`` (B, V), as CTRL does
@@ -76,22 +83,7 @@ def probabilities(logits: Tensor, ids: Tensor, how: Sampling) -> Tensor:
         (B, V) fp32, each row summing to 1; with temperature 0 all of it is on the likeliest token.
     """
     logits = penalize(logits.float(), ids, how.repetition_penalty)
-    if how.temperature == 0:
-        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-    scale = 1 / max(how.temperature, 1e-30)  # so that fp32 can hold the scaled logits
-    if 0 < how.top_k < logits.shape[-1]:
-        kth = logits.topk(how.top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    if how.top_p < 1:
-        order = logits.argsort(dim=-1, descending=True)
-        p = ops.softmax(logits.gather(-1, order), scale=scale)
-        enough = p.cumsum(-1) - p >= how.top_p  # the likelier ones alone already reach top_p
-        logits = logits.masked_fill(torch.zeros_like(enough).scatter(-1, order, enough), -torch.inf)
-    p = ops.softmax(logits, scale=scale)
-    if how.min_p > 0:
-        p = p * (p >= how.min_p * p.amax(-1, keepdim=True))
-        p = p / p.sum(-1, keepdim=True)
-    return p
+    return filtered(logits, **how.filters)
 
 
 @contextmanager
@@ -134,8 +126,12 @@ def sample_ids(
             new = ids[:, -max(1, context // 2) :]
         with _evaluating(model):  # a token at a time: whoever reads the stream may train in between, or never come back
             logits = model(new, cache=cache)[:, -1]  # (B, V)
-        p = probabilities(logits, ids, how)
-        token = torch.multinomial(p, 1, generator=generator) if how.temperature > 0 else p.argmax(-1, keepdim=True)
+        uniform = torch.zeros(len(ids), device=device)
+        if how.temperature > 0:
+            uniform.uniform_(generator=generator)  # from 0, below 1
+        if how.repetition_penalty != 1:
+            logits = penalize(logits.float(), ids, how.repetition_penalty)
+        token = ops.sample_logits(logits, uniform, **how.filters)[:, None]
         ids, new = torch.cat((ids, token), dim=1), token
         yield token[:, 0]
 

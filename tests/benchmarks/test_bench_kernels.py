@@ -1,4 +1,4 @@
-"""The benchmarks of kernels and models: floors, options, checks, reports; on a CPU with two implementations."""
+"""The benchmark of kernels: floors, options, checks, reports; on a CPU with two implementations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from hornbook import ops
-from hornbook.benchmarks import aot, kernels, operations, timing
-from hornbook.benchmarks import model as model_
-from hornbook.benchmarks.operations import OPERATIONS, Case
+from hornbook.benchmarks import aot, kernel_report, kernels, operations, report, timing
+from hornbook.benchmarks.operations import OPERATIONS, Case, softmax
 from hornbook.cli import main
 from hornbook.errors import ConfigError
+from hornbook.reference.sample_logits import probabilities
 
 LIMITS = {"copy": 1e9, "matmul": {"fp32": 1e9, "bf16": 1e9}}
 
@@ -40,17 +40,33 @@ def case(operation: str, form: str, shape: tuple[int, ...], dtype: str = "fp32")
         ("attention", "full", (2, 3, 5, 8), (3840, 2880), (7680, 7200)),
         # 6 pairs a head
         ("attention", "causal", (2, 3, 5, 8), (3840, 1920), (7680, 4800)),
+        # logits, and a number and an id of 4 and 8 bytes a row
+        ("sample_logits", "top-p", (2, 3), (48, 0), None),
     ],
 )
 def test_least_work(operation: str, form: str, shape: tuple[int, ...], forward: Any, backward: Any) -> None:
-    assert case(operation, form, shape).work(False) == forward
-    assert case(operation, form, shape).work(True) == backward
-    assert case(operation, form, shape, "bf16").work(False)[0] == forward[0] / 2
+    assert case(operation, form, shape).work("forward") == forward
+    if backward is not None:
+        assert case(operation, form, shape).work("backward") == backward
+        assert case(operation, form, shape, "bf16").work("forward")[0] == forward[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("operation", "shape", "work"),
+    [
+        ("cross_entropy", (2, 3), (48, 0)),  # 6 logits and as many slopes
+        # 2·5 + 3·5 numbers and as many slopes; 3 products of 2·3·5 products and sums
+        ("linear_cross_entropy", (2, 3, 5), (200, 180)),
+    ],
+)
+def test_least_work_of_both_ways_at_once(operation: str, shape: tuple[int, ...], work: tuple[int, int]) -> None:
+    assert OPERATIONS[operation].directions == ("both",)
+    assert case(operation, "", shape).work("both") == work
 
 
 @pytest.mark.parametrize(("T_q", "T_k"), [(1, 1), (1, 7), (4, 4), (3, 11)])
 def test_pairs_are_those_of_the_mask(T_q: int, T_k: int) -> None:
-    assert operations.pairs_seen(T_q, T_k) == torch.ones(T_q, T_k).tril(T_k - T_q).sum()
+    assert softmax.pairs_seen(T_q, T_k) == torch.ones(T_q, T_k).tril(T_k - T_q).sum()
 
 
 def test_the_higher_floor_counts() -> None:
@@ -98,23 +114,23 @@ def test_comparisons() -> None:
 
 def test_reports(tmp_path: Path) -> None:
     result = result_for_test()
-    kernels.save(result, tmp_path)
-    kernels.draw(result, tmp_path)
+    kernel_report.save(result, tmp_path)
+    kernel_report.draw(result, tmp_path)
     assert json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"] == result["rows"]
     text = (tmp_path / "kernels.md").read_text(encoding="utf-8")
     assert (
         "| softmax 2x3 fp32 forward | 0.048 memory | 0.48 (0.10) | 0.192 (0.25) | 0.06 (0.80) | 0.12 (0.40) |" in text
     )
-    assert "| 8 | 2 (Liger) | ok |" in text
+    assert "| 8 | 2 (Liger) | – | ok |" in text
     assert "WRONG: fused" in text
     assert "- softmax 2x3 fp32: torch.compile: no compiler" in text
     assert "| softmax | 9.5 / 12 |" in text
     assert (tmp_path / "softmax.svg").stat().st_size > 1000
-    digest = kernels.digest(result)
+    digest = kernel_report.digest(result)
     assert (digest["wrong"], digest["failed"], digest["rows"]) == (1, 0, 2)
     assert digest["fused"]["softmax"]["vs_best_peer"] == 1.0  # 2 and 0.5
     json.dumps(digest, allow_nan=False)
-    assert "8x reference, 2x Liger" in kernels.line(result["rows"][0])
+    assert "8x reference, 2x Liger" in kernel_report.line(result["rows"][0])
 
 
 def test_options() -> None:
@@ -156,7 +172,10 @@ CPU_CASES = [
     case("layer_norm", "", (7, 40)),
     case("attention", "causal", (2, 70, 2, 16)),
     case("attention", "full", (2, 70, 2, 16)),
+    case("sample_logits", "all filters", (6, 200)),
+    case("sample_logits", "no filter", (6, 200)),
 ]
+WITH_GRADIENTS = [c for c in CPU_CASES if "backward" in c.operation.directions]
 
 
 def measured(c: Case, *names: str) -> list[dict[str, Any]]:
@@ -165,16 +184,50 @@ def measured(c: Case, *names: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("c", CPU_CASES, ids=str)
 def test_measuring(c: Case) -> None:
-    forward, backward = measured(c, "reference", "torch")
-    assert (forward["direction"], backward["direction"]) == ("forward", "backward")
-    for r in (forward, backward):
+    rows = measured(c, "reference", "torch")
+    assert tuple(r["direction"] for r in rows) == c.operation.directions
+    for r in rows:
         assert list(r["ms"]) == ["reference", "torch"]
         assert r["error"]["torch"] < 1e-6
         assert not r["notes"]
 
 
+LOSSES = [
+    case("cross_entropy", "", (7, 33)),
+    case("cross_entropy", "in place", (7, 33)),
+    case("linear_cross_entropy", "", (7, 33, 5)),
+]
+
+
+@pytest.mark.parametrize("c", LOSSES, ids=str)
+def test_measuring_both_ways_at_once(c: Case) -> None:
+    (both,) = measured(c, "reference", "torch", "fused")
+    assert both["direction"] == "both"
+    assert list(both["ms"]) == ["reference", "torch", "fused"]
+    assert max(both["error"].values()) < 1e-6
+    assert not both["notes"]
+
+
+@pytest.mark.parametrize("fault", ["result", "gradient"])
+@pytest.mark.parametrize("c", LOSSES, ids=str)
+def test_a_wrong_loss_is_noticed(c: Case, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = operations.implementation("torch", c.operation.name)
+
+    def wrong(*tensors: torch.Tensor, **options: Any) -> torch.Tensor:
+        y = right(*tensors, **options)
+        if fault == "result":
+            return y * 1.03
+        y.register_hook(lambda grad: grad * 1.125)
+        return y
+
+    names = {"reference": operations.implementation("reference", c.operation.name), "torch": wrong}
+    monkeypatch.setattr(kernels, "implementation", lambda name, operation: names[name])
+    (both,) = measured(c, "reference", "torch")
+    assert "not timed" in both["notes"]["torch"]
+
+
 @pytest.mark.parametrize("fault", ["result", "gradient", "hidden", "crash"])
-@pytest.mark.parametrize("c", CPU_CASES, ids=str)
+@pytest.mark.parametrize("c", WITH_GRADIENTS, ids=str)
 def test_whoever_is_wrong_is_not_timed(c: Case, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """3 % more at the end, or a gradient that is an eighth too long, or something where nothing is seen."""
     right = operations.implementation("torch", c.operation.name)
@@ -200,6 +253,36 @@ def test_whoever_is_wrong_is_not_timed(c: Case, fault: str, monkeypatch: pytest.
         assert "not timed" in r["notes"]["torch"] or "out of ideas" in r["notes"]["torch"]
 
 
+@pytest.mark.parametrize(("wrong", "share"), [(0, 0.0), (1, 1 / 6), (6, 1.0)])
+@pytest.mark.parametrize("fault", ["another token", "no token", "a token that is left out"])
+def test_tokens_that_are_not_the_ones_drawn(wrong: int, share: float, fault: str, monkeypatch: Any) -> None:
+    """The error is the share of rows with a wrong token; a token on the boundary is right either way."""
+    c = case("sample_logits", "all filters", (6, 200))
+    right = operations.implementation("torch", "sample_logits")
+
+    def draw(logits: torch.Tensor, uniform: torch.Tensor, **how: Any) -> torch.Tensor:
+        tokens = right(logits, uniform, **how)
+        others = right(logits, (uniform + 0.5) % 1, **how | {"top_k": 2, "top_p": 1.0, "min_p": 0.0})
+        others = torch.where(others == tokens, logits.topk(2).indices.sum(1) - others, others)
+        bad = {"another token": others, "no token": torch.full_like(tokens, 200), "a token that is left out": None}
+        replaced = logits.argmin(1) if bad[fault] is None else bad[fault]
+        return torch.cat((replaced[:wrong], tokens[wrong:]))
+
+    names = {"reference": operations.implementation("reference", "sample_logits"), "fused": draw}
+    monkeypatch.setattr(kernels, "implementation", lambda name, operation: names[name])
+    (r,) = measured(c, "reference", "fused")
+    assert r["error"]["fused"] == pytest.approx(share)
+    assert r["verdict"] == ("WRONG: fused" if wrong else "ok")
+
+
+def test_a_token_on_the_boundary_is_right() -> None:
+    c = case("sample_logits", "no filter", (2, 4))
+    logits, uniform = torch.zeros(2, 4), torch.tensor([0.25 - 1e-6, 0.25 + 1e-6])
+    for tokens, share in (([0, 1], 0.0), ([1, 0], 0.0), ([2, 1], 0.5)):
+        error = c.operation.error(c, [logits, uniform], [], [torch.tensor(tokens)], [])
+        assert error == share
+
+
 def test_ours_is_timed_and_marked_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "implementation", lambda name, operation: lambda x, **_: x * 2)
     forward, _ = measured(case("softmax", "", (5, 33)), "reference", "fused")
@@ -217,26 +300,166 @@ def test_who_is_left_out() -> None:
     assert kernels.functions(case("softmax", "causal", (4, 4)), ("Liger", "QuACK", "composed")) == ({}, {})
 
 
-def test_libraries_are_called_as_they_want(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Liger's functions have no defaults. (It is a stand-in with their signatures that is called here.)"""
+def function(forward: Any) -> Any:
+    """Like an autograd function, which takes arguments by position only; PyTorch finds its gradients."""
+    return types.SimpleNamespace(apply=lambda *inputs: forward(None, *inputs))
 
-    class LigerLayerNormFunction(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, X: Any, W: Any, B: Any, eps: float) -> Any:
-            return torch.nn.functional.layer_norm(X, W.shape, W, B, eps)
 
-    class LigerSoftmaxFunction(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, input_: Any) -> Any:
-            return input_.softmax(-1)
+def stand_ins() -> dict[str, Any]:
+    """Where it is → a function with the signature that it has upstream."""
+    F = torch.nn.functional
 
-    for name, function in (("layer_norm", LigerLayerNormFunction), ("softmax", LigerSoftmaxFunction)):
-        module = types.ModuleType(name)
-        setattr(module, function.__name__, function)
-        monkeypatch.setitem(sys.modules, f"liger_kernel.ops.{name}", module)
-        tensors = case(name, "", (5, 33)).tensors("cpu")
-        y = operations.implementation("Liger", name)(*tensors)
-        torch.testing.assert_close(y, operations.implementation("reference", name)(*tensors))
+    def liger_softmax(ctx: Any, input_: Any) -> Any:
+        return input_.softmax(-1)
+
+    def liger_layer_norm(ctx: Any, X: Any, W: Any, B: Any, eps: Any) -> Any:
+        return F.layer_norm(X, W.shape, W, B, eps)
+
+    def liger_rms_norm(
+        ctx: Any, X: Any, W: Any, eps: Any, offset: Any = 0.0, casting_mode: Any = "llama", in_place: Any = True,
+        row_mode: Any = None,
+    ) -> Any:  # fmt: skip
+        assert (offset, casting_mode, in_place, row_mode) == (0.0, "llama", False, None)
+        return F.rms_norm(X, W.shape, W, eps)
+
+    def liger_add_norm(
+        ctx: Any, X: Any, R: Any, W: Any, eps: Any, offset: Any = 0.0, casting_mode: Any = "llama",
+        in_place: Any = False,
+    ) -> Any:  # fmt: skip
+        assert (offset, casting_mode, in_place) == (0.0, "llama", False)
+        return F.rms_norm(X + R, W.shape, W, eps), X + R
+
+    def liger_cross_entropy(
+        ctx: Any, _input: Any, target: Any, weight: Any, ignore_index: Any = -100, lse_square_scale: Any = 0.0,
+        label_smoothing: Any = 0.0, reduction: Any = "mean", softcap: Any = None, return_z_loss: Any = False,
+        return_token_accuracy: Any = False, return_predicted_tokens: Any = False,
+    ) -> Any:  # fmt: skip
+        return F.cross_entropy(_input, target, weight, reduction=reduction), None, None, None
+
+    def liger_linear_cross_entropy(
+        ctx: Any, _input: Any, weight: Any, target: Any, bias: Any = None, ce_weight: Any = None,
+        ignore_index: Any = -100, lse_square_scale: Any = 0.0, label_smoothing: Any = 0.0, reduction: Any = "mean",
+        softcap: Any = None, return_z_loss: Any = False, accum_dtype: Any = None,
+    ) -> Any:  # fmt: skip
+        return F.cross_entropy(F.linear(_input, weight, bias), target), None, None, None
+
+    def liger_swiglu(ctx: Any, a: Any, b: Any, gate_multiplier: Any = 1.0, down_multiplier: Any = 1.0) -> Any:
+        return F.silu(a) * b
+
+    def softmax(x: Any) -> Any:
+        return x.softmax(-1)
+
+    def rmsnorm(
+        x: Any, weight: Any = None, bias: Any = None, residual: Any = None, out_dtype: Any = None,
+        residual_dtype: Any = None, eps: Any = 1e-6, prenorm: Any = False, weight_offset: Any = 0.0,
+    ) -> Any:  # fmt: skip
+        assert (bias, out_dtype, residual_dtype, eps) == (None, None, None, 1e-5)
+        added = x if residual is None else x + residual
+        y = F.rms_norm(added, weight.shape, weight, eps)
+        return y if residual is None or not prenorm else (y, added)
+
+    def cross_entropy(
+        x: Any, target: Any, lse_partial: Any = None, weight: Any = None, ignore_index: Any = -100,
+        reduction: Any = "mean", inplace_backward: Any = False,
+    ) -> Any:  # fmt: skip
+        return F.cross_entropy(x, target)
+
+    def chunked_linear_cross_entropy(
+        x: Any, weight: Any, target: Any, chunk_size: Any = 4096, ignore_index: Any = -100, reduction: Any = "mean",
+        tuned: Any = True,
+    ) -> Any:  # fmt: skip
+        return F.cross_entropy(x @ weight.T, target)
+
+    def top_k_top_p_sampling_from_logits(
+        logits: Any, top_k: Any, top_p: Any, indices: Any = None, filter_apply_order: Any = "top_k_first",
+        deterministic: Any = True, generator: Any = None, check_nan: Any = False, seed: Any = None, offset: Any = None,
+    ) -> Any:  # fmt: skip
+        assert logits.dtype == torch.float32
+        p = probabilities(logits, top_k=top_k, top_p=top_p)
+        return p.multinomial(1, generator=generator)[:, 0].int()
+
+    liger = {
+        "softmax.LigerSoftmaxFunction": liger_softmax,
+        "layer_norm.LigerLayerNormFunction": liger_layer_norm,
+        "rms_norm.LigerRMSNormFunction": liger_rms_norm,
+        "fused_add_rms_norm.LigerFusedAddRMSNormFunction": liger_add_norm,
+        "cross_entropy.LigerCrossEntropyFunction": liger_cross_entropy,
+        "fused_linear_cross_entropy.LigerFusedLinearCrossEntropyFunction": liger_linear_cross_entropy,
+        "swiglu.LigerSiLUMulFunction": liger_swiglu,
+    }
+    quack = {
+        "softmax.softmax": softmax,
+        "rmsnorm.rmsnorm": rmsnorm,
+        "cross_entropy.cross_entropy": cross_entropy,
+        "linear_cross_entropy.chunked_linear_cross_entropy": chunked_linear_cross_entropy,
+    }
+    return (
+        {f"liger_kernel.ops.{name}": function(forward) for name, forward in liger.items()}
+        | {f"quack.{name}": call for name, call in quack.items()}
+        | {"flashinfer.sampling.top_k_top_p_sampling_from_logits": top_k_top_p_sampling_from_logits}
+    )
+
+
+SMALL = {"linear_cross_entropy": (7, 33, 5), "sample_logits": (6, 200)}
+LIBRARY_CASES = [
+    (library, case(operation.name, form, SMALL.get(operation.name, (5, 33)), "bf16"))
+    for operation in OPERATIONS.values()
+    for library in operation.peers
+    for form in operation.forms
+    if case(operation.name, form, (5, 33)).has(library)
+]
+
+
+@pytest.mark.parametrize(("library", "c"), LIBRARY_CASES, ids=str)
+def test_libraries_are_called_as_they_want(library: str, c: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each peer of each operation, by a stand-in with its signature: it is called, found right, and timed."""
+    for name, call in stand_ins().items():
+        module, _, attribute = name.rpartition(".")
+        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**{attribute: call}))
+    for r in measured(c, library):
+        assert list(r["ms"]) == [library]
+        assert r["error"][library] < kernels.TOLERANCE["bf16"]
+        assert not r["notes"]
+
+
+def test_each_peer_has_a_case() -> None:
+    assert {(library, c.operation.name) for library, c in LIBRARY_CASES} == {
+        (library, operation.name) for operation in OPERATIONS.values() for library in operation.peers
+    }
+
+
+def test_a_library_that_draws_what_is_left_out_is_noticed() -> None:
+    c = case("sample_logits", "top-k, top-p", (4, 100))
+    tensors = c.tensors("cpu")
+    tokens = tensors[0].argmax(-1).int()
+    assert c.check("FlashInfer", tensors, [], [tokens], []) == 0
+    for wrong in (tensors[0].argmin(-1)[0], -1, 100):
+        tokens[2] = wrong
+        assert c.check("FlashInfer", tensors, [], [tokens], []) == 0.25
+
+
+def test_each_filter_leaves_something_out() -> None:
+    """In nearly all rows, so the row "all filters" times all of them."""
+    torch.manual_seed(0)
+    c = case("sample_logits", "all filters", (16, 128256), "bf16")
+    logits = c.tensors("cpu")[0]
+    options: dict[str, Any] = {}
+    kept = torch.full((len(logits),), logits.shape[1])
+    for name in ("temperature", "top_k", "top_p", "min_p"):
+        options[name] = c.options[name]
+        fewer = (probabilities(logits, **options) > 0).sum(-1)
+        assert name == "temperature" or (fewer < kept).double().mean() > 0.8, name
+        kept = fewer
+    assert kept.double().mean() > 4
+
+
+def test_a_loss_that_is_scaled() -> None:
+    """The form says by how much; its gradient is compared with one that is scaled too."""
+    scaled, plain = (case("cross_entropy", form, (7, 33)) for form in ("gradient of 0.5", ""))
+    assert (scaled.upstream(torch.ones(())).item(), plain.upstream(torch.ones(())).item()) == (0.5, 1.0)
+    (both,) = measured(scaled, "reference", "torch")
+    assert list(both["ms"]) == ["reference", "torch"]
+    assert not both["notes"]
 
 
 def test_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,12 +478,14 @@ def test_too_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "out of memory" in r["notes"]["reference"]
 
 
-def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:
-    asked: list[set[str] | None] = []
+def fake_table(monkeypatch: pytest.MonkeyPatch, left: int = 0) -> list[dict[str, Any]]:
+    asked: list[dict[str, Any]] = []
 
-    def compile_all(progress: Any = None, only: set[str] | None = None) -> list[dict[str, Any]]:
-        asked.append(only)
+    def compile_all(progress: Any, **options: Any) -> list[dict[str, Any]]:
+        asked.append(options)
         same = {"shape": "64 columns", "dtype": "bf16", "target": 90, "registers": 40, "shared": 0}
+        for done in range(3):
+            progress(done, 2 + left)
         return [{"kernel": "one", **same, "spilled": 0}, {"kernel": "two", **same, "spilled": 8}]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -269,17 +494,66 @@ def fake_table(monkeypatch: pytest.MonkeyPatch) -> list[set[str] | None]:
     return asked
 
 
-@pytest.mark.parametrize("argv", [["kernels", "--only", "softmax"], ["kernels", "--quick"], ["model"]])
-def test_without_cuda(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
+FAMILIES = tuple(aot.TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "only", "targets", "dtypes", "seconds"),
+    [
+        (["kernels", "--only", "softmax"], {"softmax"}, FAMILIES, ("bf16",), None),
+        (["kernels", "--quick"], None, (90,), ("bf16",), 192.0),
+        (["kernels", "--dtypes", "fp32,bf16", "--minutes", "10"], None, FAMILIES, ("fp32", "bf16"), 480.0),
+        (["model"], None, FAMILIES, ("bf16",), None),
+        (["model", "--quick"], None, (90,), ("bf16",), 192.0),
+    ],
+)
+def test_without_cuda(
+    argv: list[str], only: Any, targets: Any, dtypes: Any, seconds: Any, monkeypatch: pytest.MonkeyPatch, capsys,
+    tmp_path: Path,
+) -> None:  # fmt: skip
     asked = fake_table(monkeypatch)
     monkeypatch.chdir(tmp_path)
     main(["bench", *argv])
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
     assert lines[0] == "There is no CUDA GPU here, so nothing can be timed."
     assert any(line.startswith("| two | 64 columns") for line in lines)
     assert json.loads(lines[-1]) == {"cuda": False, "compiled": 2, "failed": 0, "with_spills": 1}
-    assert asked == [{"softmax"} if "--only" in argv else None]
+    assert asked == [{"only": only, "targets": targets, "dtypes": dtypes, "seconds": pytest.approx(seconds)}]
     assert not list(tmp_path.iterdir())
+    assert f"compiling kernels in {', '.join(dtypes)} for sm_{targets[0]}" in said.err
+    assert "2 to compile on" in said.err
+    assert "compiled 2 of 2" in said.err
+
+
+def test_without_cuda_and_time(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    fake_table(monkeypatch, left=7)
+    main(["bench", "kernels", "--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "Not compiled, so that the run ends in time: 7 of 9." in lines
+    assert json.loads(lines[-1])["left_out"] == 7
+
+
+def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    clock = iter([0.0, 5.0, 6.0, 16.0, 17.0, 18.0])
+    monkeypatch.setattr(report, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    progress = report._Progress()
+    for done in range(5):
+        progress(done, 4)
+    assert [line for line in capsys.readouterr().err.splitlines() if "compiled" in line] == [
+        "compiled 2 of 4", "compiled 4 of 4",
+    ]  # fmt: skip
+
+
+def test_the_first_of_every_kernel_is_compiled_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(name: str, dtype: str) -> Any:
+        kernel = types.SimpleNamespace(fn=types.SimpleNamespace(__name__=name))
+        return aot.Example(name, "any", dtype, lambda: None), types.SimpleNamespace(kernel=kernel), ""
+
+    listed = [launch(*of) for of in (("a", "fp32"), ("a", "bf16"), ("a", "bf16"), ("b", "bf16"), ("b", "fp32"))]
+    monkeypatch.setattr(aot, "launches", lambda only: listed)
+    assert aot.in_turn(frozenset(), ("bf16",)) == [1, 3, 2]
+    assert aot.in_turn(frozenset(), ()) == [0, 3, 1, 4, 2]
 
 
 def test_without_cuda_and_triton(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -293,6 +567,12 @@ def test_without_cuda_and_triton(monkeypatch: pytest.MonkeyPatch, capsys) -> Non
     ("argv", "words"),
     [
         (["kernels", "--shapes", "softmax=1"], "ROWSxCOLUMNS"),
+        (["kernels", "--minutes", "0"], "above 0, not 0"),
+        pytest.param(
+            ["kernels", "--shapes", "softmax=8x8"],
+            "no CUDA GPU here: kernels are then compiled for their own",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["model", "--device", "tpu"], "auto, cuda or cpu"),
         (["model", "--preset", "gtp2"], "did you mean 'gpt2'"),
         (["model", "--batch-size", "0"], "at least 1"),
@@ -304,71 +584,16 @@ def test_faults_of_options_come_first(argv: list[str], words: str) -> None:
     assert words in str(end.value)
 
 
-def test_model_on_a_cpu(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = {"context_length": 32, "n_layer": 1, "n_head": 2, "d_model": 32, "vocab_size": 64}
-    preset = model_.GPTConfig.preset
-    monkeypatch.setattr(model_.GPTConfig, "preset", lambda name: preset(name, **shape))
-    clock = iter(range(1, 10_000))
-    monkeypatch.setattr(timing, "host_clock", lambda call: (call(), float(next(clock)))[1])
-    main(["bench", "model", "--preset", "nano", "--device", "cpu", "--quick", "--out", str(tmp_path)])
-    said = capsys.readouterr().out
-    digest = json.loads(said.splitlines()[-1])
-    assert set(digest["tokens_per_second"]) == {"reference", "torch"}
-    assert (digest["wrong"], digest["failed"], digest["rows"]) == ([], [], 2)
-    result = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
-    first = result["first_step"]
-    assert first["loss"]["torch"] == pytest.approx(math.log(64), rel=0.1)
-    assert 0 < first["gradient"]["torch"] < 1e-5
-    training = result["training"]
-    assert training["tokens_per_second"]["torch"] == pytest.approx(64 / training["ms"]["torch"]["median"] * 1000)
-    assert [d["cached"] for d in result["decoding"]] == [31, 31]
-    assert "| torch |" in (tmp_path / "model.md").read_text(encoding="utf-8")
-
-
-def test_a_model_that_disagrees_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = model_.GPTConfig(context_length=16, n_layer=1, n_head=2, d_model=32, vocab_size=64)
-    training = model_.Training(config, torch.device("cpu"), "fp32")
-    notes: dict[str, str] = {}
-    assert model_.agreement(training, ["reference", "torch"], (2,), "fp32", notes)["wrong"] == []
-    right = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **o: right(*a, **o) * 0.9)
-    found = model_.agreement(training, ["reference", "torch"], (2,), "fp32", notes)
-    assert found["wrong"] == ["torch"]
-    assert not notes
-
-
-def test_the_largest_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference has memory for 2 rows; where even one row is too much, it is left out and the others go on."""
-    config = model_.GPTConfig(context_length=16, n_layer=1, n_head=2, d_model=32, vocab_size=64)
-    training = model_.Training(config, torch.device("cpu"), "fp32")
-    first, room = training.first, 2
-
-    def tight(name: str) -> Any:
-        if name == "reference" and len(training.ids) > room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return first(name)
-
-    monkeypatch.setattr(training, "first", tight)
-    notes: dict[str, str] = {}
-    assert set(model_.agreement(training, ["reference", "torch"], (8, 4, 2, 1), "fp32", notes)["loss"]) == {
-        "reference",
-        "torch",
-    }
-    assert len(training.ids) == 2
-    assert not notes
-    room = 0
-    assert set(model_.agreement(training, ["reference", "torch"], (2, 1), "fp32", notes)["loss"]) == {"torch"}
-    assert "out of memory" in notes["reference"]
-
-
 @pytest.mark.gpu
 def test_kernels_on_a_gpu(tmp_path: Path, capsys) -> None:
-    shapes = "softmax=64x256;layer_norm=64x256;attention=1x128x2x64"
-    main(["bench", "kernels", "--quick", "--shapes", shapes, "--out", str(tmp_path)])
+    shapes = "softmax=64x256;layer_norm=64x256;attention=1x128x2x64;sample_logits=8x1024"
+    only = "softmax,layer_norm,attention,sample_logits"
+    main(["bench", "kernels", "--quick", "--only", only, "--shapes", shapes, "--out", str(tmp_path)])
     digest = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (digest["rows"], digest["wrong"], digest["failed"]) == (10, 0, 0)
+    assert (digest["rows"], digest["wrong"], digest["failed"]) == (14, 0, 0)
+    assert digest["goals"]["met"] + digest["goals"]["missed"] == 11  # four blocks', and seven of the host's time
     assert {path.name for path in tmp_path.iterdir()} == {
-        "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg",
+        "kernels.json", "kernels.md", "softmax.svg", "layer_norm.svg", "attention.svg", "sample_logits.svg",
     }  # fmt: skip
     for r in json.loads((tmp_path / "kernels.json").read_text(encoding="utf-8"))["rows"]:
         assert {"reference", "torch", "fused"} <= set(r["ms"])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from hornbook.benchmarks import report, timing
+from hornbook.benchmarks.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -138,9 +139,10 @@ def test_bars(tmp_path: Path) -> None:
 def test_gpu_script() -> None:
     script = ROOT / "benchmarks" / "gpu.sh"
     subprocess.run(["bash", "-n", script], check=True)
-    done = subprocess.run(["bash", script, "a", "b"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "usage" in done.stderr
+    for wrong in (["a"], [".", "."], ["--part", "b"], ["--part"]):
+        done = subprocess.run(["bash", script, *wrong], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "usage" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script for Linux")
@@ -157,6 +159,27 @@ def test_gpu_script_goes_on_after_a_failure(tmp_path: Path) -> None:
     summary = [line.split() for line in done.stdout.splitlines()[-3:]]
     assert [line[-1] for line in summary] == ["ok", "ok", "3)"]
     assert (tmp_path / "out" / "gpu.log").read_text(encoding="utf-8") == done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script for Linux")
+@pytest.mark.parametrize("xdist", [False, True])
+def test_gpu_script_in_parts(xdist: bool, tmp_path: Path) -> None:
+    """Each part is what it says; tests share the cores where they can, and do not ask for it where they cannot."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "called: $*"\ncase "$*" in *xdist*) exit {int(not xdist)};; esac\n', "utf-8")
+    python.chmod(0o755)
+    script = ROOT / "benchmarks" / "gpu.sh"
+    parts = ("norms", "softmax", "losses", "pointwise", "attention", "tests")
+    command = ["bash", script, *(word for part in parts for word in ("--part", part))]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    called = [line for line in done.stdout.splitlines() if line.startswith("called: -P -m")]
+    named = [line.partition("--only ")[2].partition(" ")[0] for line in called if "bench kernels" in line]
+    assert sorted(",".join(named).split(",")) == sorted(OPERATIONS)
+    assert "-o addopts=--import-mode=importlib -q -m gpu" in called[-1]
+    assert ("-n 6 --dist loadgroup" in called[-1]) == xdist
+    assert [line.split()[0] for line in done.stdout.splitlines()[-len(parts) :]] == list(parts)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

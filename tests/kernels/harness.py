@@ -3,8 +3,9 @@
     accuracy        results and every gradient against float64: no more than 1.5 × the error that PyTorch makes in the
                     same number format, plus one unit in the last place of the largest number; memory that a kernel is
                     to fill holds NaN before. The largest of few errors is chance, so a case that is over the limit is
-                    drawn again, and has to be within it over all draws together, of at most 8. In the interpreter,
-                    no load or store may leave the tensors that a kernel was given
+                    drawn again, and has to be within it over all draws together, of at most 8
+    bounds          in the interpreter, in all runs of these checks, no load or store may leave the tensors that a
+                    kernel was given
     repeatable      the same bits twenty times
     strided         inputs and upstream gradients with gaps, turned axes or one number for all give the same bits as
                     tight ones
@@ -36,25 +37,46 @@ from torch.utils._python_dispatch import TorchDispatchMode
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 REPEATS = 20
 DRAWS = 8
+WIDTHS = (1, 7, 63, 64, 65, 123, 1000, 4096, 50257, 65537)  # of rows
+
+
+@dataclass(frozen=True)
+class Ids:
+    """An input of whole numbers from 0 to ``below`` - 1, of which some are -100, in place of nothing to predict."""
+
+    shape: tuple[int, ...]
+    below: int
+    ignored: float = 0.0  # the share of them
 
 
 @dataclass(frozen=True)
 class Case:
     """One call: shapes of the inputs by name, and options."""
 
-    inputs: dict[str, tuple[int, ...] | None]
+    inputs: dict[str, tuple[int, ...] | Ids | None]
     options: dict[str, Any] = field(default_factory=dict)
     gpu_only: bool = False  # too much for the interpreter
     times: float = 1.0  # what all inputs are multiplied by,
     plus: float = 0.0  # and what is added to them then
     in_fp32: tuple[str, ...] = ()  # inputs that stay fp32 whatever the others are, as a model's weights do
+    fixed: tuple[str, ...] = ()  # inputs that never want a gradient, and are between -1 and 1, as cosines are
+    computed: tuple[str, ...] = ()  # inputs that a kernel gets as results, not as leaves: it may write over them
     without: tuple[str, ...] = ()  # kernels that this call does not need
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the inputs that are there."""
+        given = {name: what for name, what in self.inputs.items() if what is not None}
+        return {name: what.shape if isinstance(what, Ids) else what for name, what in given.items()}
+
     def __str__(self) -> str:
-        shapes = [f"{name}{'x'.join(map(str, shape))}" for name, shape in self.inputs.items() if shape is not None]
+        shapes = [f"{name}{'x'.join(map(str, shape))}" for name, shape in self.shapes.items()]
         shapes += [f"times{self.times:g}"] * (self.times != 1) + [f"plus{self.plus:g}"] * (self.plus != 0)
         shapes += [f"{name}-fp32" for name in self.in_fp32]
         return ",".join([*shapes, *(f"{name}={value}" for name, value in self.options.items())])
+
+
+Results = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -62,14 +84,15 @@ class Operation:
     """An operation with its implementations, all of one signature, and what to call them with."""
 
     name: str
-    fused: Callable[..., Tensor]
-    reference: Callable[..., Tensor]
-    torch: Callable[..., Tensor]
+    fused: Callable[..., Results]
+    reference: Callable[..., Results]
+    torch: Callable[..., Results]
     forward: tuple[str, ...]  # these kernels are launched forward; of those with | between, one at least,
     backward: tuple[str, ...]  # and these backward
     cases: list[Case]
     empty: list[Case]
     typical: Case  # for the checks that are not about numbers
+    files: tuple[str, ...] = ()  # of kernels/, that it shares with others; each before those that import it
 
     def __str__(self) -> str:
         return self.name
@@ -148,39 +171,63 @@ def make(case: Case, dtype: torch.dtype, device: str, seed: int) -> dict[str, Te
     """Inputs, normally distributed, exact in ``dtype``; scales ("weight") are around 1."""
     random = torch.Generator().manual_seed(seed)
     made: dict[str, Tensor | None] = {}
-    for name, shape in case.inputs.items():
-        if shape is None:
+    for name, what in case.inputs.items():
+        if what is None:
             made[name] = None
-            continue
-        values = torch.randn(shape, generator=random, dtype=torch.float64)
-        values = 1 + values / 4 if name == "weight" else values * case.times + case.plus
-        made[name] = values.to(torch.float32 if name in case.in_fp32 else dtype).to(device).requires_grad_()
+        elif isinstance(what, Ids):
+            ids = torch.randint(what.below, what.shape, generator=random)
+            ids[torch.rand(what.shape, generator=random) < what.ignored] = -100
+            made[name] = ids.to(device)
+        else:
+            values = torch.randn(what, generator=random, dtype=torch.float64)
+            if name in case.fixed:
+                values = values.tanh()
+            else:
+                values = 1 + values / 4 if name == "weight" else values * case.times + case.plus
+            t = values.to(torch.float32 if name in case.in_fp32 else dtype).to(device)
+            made[name] = t.requires_grad_(name not in case.fixed)
     return made
 
 
+def again(t: Tensor | None, change: Callable[[Tensor], Tensor] = lambda t: t) -> Tensor | None:
+    """A leaf of its own with the same numbers, after a ``change``, that wants a gradient if the first one does."""
+    return None if t is None else change(t.detach()).requires_grad_(t.requires_grad)
+
+
+def as_tuple(y: Results) -> tuple[Tensor, ...]:
+    return (y,) if isinstance(y, Tensor) else tuple(y)
+
+
 def run(
-    function: Callable[..., Tensor],
+    function: Callable[..., Results],
     inputs: dict[str, Tensor | None],
     options: dict[str, Any],
     change: Callable[[Tensor], Tensor] = lambda dy: dy,
+    computed: tuple[str, ...] = (),
 ) -> dict[str, Tensor]:
-    """The result as "y" and the gradient of each input that wants one as "dNAME", for a random gradient of y, which is
-    given a ``change`` first."""
+    """The result as "y" (of several, the others as "y1", "y2", ...) and the gradient of each input that wants one as
+    "dNAME", for random gradients of the results, which are given a ``change`` first."""
     leaves = {name: t for name, t in inputs.items() if t is not None and t.requires_grad}
-    y = function(**inputs, **options)
-    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    dy = dy.bfloat16().to(y.dtype).to(y.device)  # exact in every format, so that all runs have the same one
-    dy = change(dy)
-    gradients = torch.autograd.grad(y, list(leaves.values()), dy) if y.requires_grad else ()
-    return {"y": y.detach()} | {f"d{name}": g for name, g in zip(leaves, gradients, strict=True)}
+    given = {name: t * 1 if t is not None and name in computed else t for name, t in inputs.items()}
+    ys = as_tuple(function(**given, **options))
+    dys = []
+    for number, y in enumerate(ys):
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+        dy = dy.bfloat16().to(y.dtype).to(y.device)  # exact in every format, so that all runs have the same one
+        dys.append(change(dy))
+    has_graph = any(y.requires_grad for y in ys)
+    gradients = torch.autograd.grad(ys, list(leaves.values()), dys) if has_graph else ()
+    named = {"y" if not number else f"y{number}": y.detach() for number, y in enumerate(ys)}
+    return named | {f"d{name}": g for name, g in zip(leaves, gradients, strict=has_graph)}
 
 
 def run_fused(
     operation: Operation, case: Case, inputs: dict[str, Tensor | None], change: Callable[[Tensor], Tensor] = lambda x: x
 ) -> dict[str, Tensor]:
-    """`run`, and the kernels of both ways must be launched."""
-    with launching(*(k for k in operation.forward + operation.backward if k not in case.without)):
-        return run(operation.fused, inputs, case.options, change)
+    """`run`, and the kernels of both ways must be launched, and stay within their tensors."""
+    kernels = [k for k in operation.forward + operation.backward if k not in case.without]
+    with launching(*kernels), within_bounds():
+        return run(operation.fused, inputs, case.options, change, case.computed)
 
 
 def ulp(dtype: torch.dtype, largest: float) -> float:
@@ -194,10 +241,10 @@ def check_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device:
     over: dict[str, str] = {}
     for seed in range(DRAWS):
         inputs = make(case, dtype, device, seed)
-        wide = {n: None if t is None else t.detach().double().requires_grad_() for n, t in inputs.items()}
+        wide = {n: again(t, lambda t: t.double() if t.is_floating_point() else t) for n, t in inputs.items()}
         exact = run(operation.reference, wide, case.options)
         peer = run(operation.torch, inputs, case.options)
-        with poisoned(), within_bounds():
+        with poisoned():
             mine = run_fused(operation, case, inputs)
         assert mine.keys() == exact.keys()
         over.clear()
@@ -223,9 +270,9 @@ def check_repeatable(operation: Operation, dtype: torch.dtype, device: str) -> N
     inputs = make(case, dtype, device, seed=1)
     first = run_fused(operation, case, inputs)
     for _ in range(REPEATS - 1):
-        again = run_fused(operation, case, inputs)
+        repeated = run_fused(operation, case, inputs)
         for name, t in first.items():
-            assert torch.equal(t, again[name]), f"{name} is not the same bits every time"
+            assert torch.equal(t, repeated[name]), f"{name} is not the same bits every time"
 
 
 def check_strided(operation: Operation, dtype: torch.dtype, device: str) -> None:
@@ -235,7 +282,9 @@ def check_strided(operation: Operation, dtype: torch.dtype, device: str) -> None
     tight = make(case, dtype, device, seed=2)
 
     def gaps(t: Tensor) -> Tensor:
-        wide = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), float("nan"))
+        if not t.dim():
+            return t
+        wide = t.new_full((*t.shape[:-1], 2 * t.shape[-1]), float("nan") if t.is_floating_point() else -7)
         wide[..., ::2] = t
         return wide[..., ::2]
 
@@ -244,7 +293,7 @@ def check_strided(operation: Operation, dtype: torch.dtype, device: str) -> None
 
     want = run_fused(operation, case, tight)
     for change in (gaps, turned):
-        inputs = {n: None if t is None else change(t.detach()).requires_grad_() for n, t in tight.items()}
+        inputs = {n: again(t, change) for n, t in tight.items()}
         for what, got in (
             ("inputs", run_fused(operation, case, inputs)),
             ("an upstream gradient", run_fused(operation, case, tight, change)),
@@ -261,11 +310,15 @@ def check_one_by_one(operation: Operation, dtype: torch.dtype, device: str) -> N
     case = operation.typical
     all_of_them = make(case, dtype, device, seed=8)
     want = run_fused(operation, case, all_of_them)
-    for only in all_of_them:
-        inputs = {n: None if t is None else t.detach().requires_grad_(n == only) for n, t in all_of_them.items()}
+    results = {name for name in want if name.startswith("y")}
+    for only in [name for name, t in all_of_them.items() if t is not None and t.requires_grad]:
+        inputs = {n: again(t) for n, t in all_of_them.items()}
+        for name, t in inputs.items():
+            if t is not None and name != only:
+                t.requires_grad_(False)
         with launching(*operation.forward):
             got = run(operation.fused, inputs, case.options)
-        assert got.keys() == {"y", f"d{only}"}
+        assert got.keys() == {*results, f"d{only}"}
         for name, t in got.items():
             assert torch.equal(t, want[name]), f"{name} differs if only {only} wants a gradient"
 
@@ -310,7 +363,9 @@ def check_compiled(operation: Operation, dtype: torch.dtype, device: str) -> Non
     want = run_fused(operation, case, inputs)
     torch._dynamo.reset()
     backend = "inductor" if device == "cuda" else "aot_eager"  # the latter needs no C++ compiler
-    compiled = torch.compile(lambda **kw: operation.fused(**kw) + 0, fullgraph=True, backend=backend)
+    compiled = torch.compile(
+        lambda **kw: tuple(y + 0 for y in as_tuple(operation.fused(**kw))), fullgraph=True, backend=backend
+    )
     with launching(*operation.forward), launching(*operation.backward):
         got = run(compiled, inputs, case.options)
     for name, t in want.items():
@@ -322,14 +377,15 @@ def check_exported(operation: Operation, dtype: torch.dtype, device: str) -> Non
     inputs = {n: None if t is None else t.detach() for n, t in make(case, dtype, device, seed=6).items()}
 
     class Module(torch.nn.Module):
-        def forward(self, **tensors: Tensor) -> Tensor:
+        def forward(self, **tensors: Tensor) -> Results:
             return operation.fused(**tensors, **case.options)
 
     program = torch.export.export(Module(), (), inputs)
     assert f"hornbook.{operation.name}" in str(program.graph), "the operator is a node of the exported graph"
     with launching(*operation.forward):
-        got = program.module()(**inputs)
-    assert torch.equal(got, operation.fused(**inputs, **case.options))
+        got = as_tuple(program.module()(**inputs))
+    for mine, direct in zip(got, as_tuple(operation.fused(**inputs, **case.options)), strict=True):
+        assert torch.equal(mine, direct)
 
 
 def check_checkpointed(operation: Operation, dtype: torch.dtype, device: str) -> None:
@@ -350,7 +406,7 @@ def check_checkpointed(operation: Operation, dtype: torch.dtype, device: str) ->
         names = [name for choice in operation.forward for name in choice.split("|")]
         before = sum(library.launches[name] for name in names)
 
-        def function(options: dict[str, Any] = options, **kw: Any) -> Tensor:
+        def function(options: dict[str, Any] = options, **kw: Any) -> Results:
             call = lambda *values: operation.fused(**dict(zip(kw, values, strict=True)))  # noqa: E731
             return checkpointing.checkpoint(call, *kw.values(), use_reentrant=False, **options)
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import textwrap
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-from hornbook import native
 from hornbook.kernels import interpreter
-from hornbook.reference.relu2 import relu2 as reference_relu2
 
 from . import harness
-from .harness import Case, Operation
-from .operations import WIDTHS
+from .harness import Operation
 from .test_harness import DEVICE, load
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
@@ -28,15 +25,18 @@ def blocks() -> list[str]:
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Operation:
-    file, entry = blocks()
-    # Under a name of its own, so that whoever adds the kernel of this page for good does not meet it here.
-    path = tmp_path_factory.mktemp("toy") / "toy_relu2.py"
-    path.write_text(re.sub(r'(library\.operator\(\s*")', r"\1toy_", file), encoding="utf-8")
-    relu2: ModuleType = load(path)
-    names = {"relu2": relu2, "reference_relu2": reference_relu2, "native": native}
-    names |= {"Operation": Operation, "Case": Case, "WIDTHS": WIDTHS}
-    exec(entry, names)
-    operation = names["RELU2"]
+    """The page's three files, the first two as if they were where they belong."""
+    reference, kernel, entry = blocks()
+    kernel = re.sub(r'(library\.operator\(\s*")', r"\1toy_", kernel)  # PyTorch keeps names for good
+    folder = tmp_path_factory.mktemp("toy")
+    names = {"__package__": f"{__package__}.operations"}  # ..harness is the one beside this file
+    with pytest.MonkeyPatch.context() as patch:
+        for place, source in (("reference", reference), ("kernels", kernel)):
+            path = folder / f"toy_{place}.py"
+            path.write_text(source, encoding="utf-8")
+            patch.setitem(sys.modules, f"hornbook.{place}.relu", load(path))
+        exec(entry, names)
+    operation = names["RELU"]
     assert isinstance(operation, Operation)
     return operation
 
@@ -54,7 +54,7 @@ def test_the_toy_passes_all_that_a_kernel_must_pass(toy: Operation, dtype: torch
 def test_the_toy_is_an_operator(toy: Operation) -> None:
     harness.check_registered(toy, torch.float32, DEVICE)
     harness.check_compiled(toy, torch.float32, DEVICE)
-    registered = dataclasses.replace(toy, name="toy_relu2")
+    registered = dataclasses.replace(toy, name="toy_relu")
     harness.check_exported(registered, torch.float32, DEVICE)
     harness.check_checkpointed(registered, torch.float32, DEVICE)
 
@@ -65,4 +65,10 @@ def test_the_page_names_what_there_is() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for word in ops.IMPLEMENTATIONS:
         assert f"| `{word}` |" in page
+    root = PAGE.parents[1]
+    files = re.findall(r"`((?:python/hornbook|kernels|tests/kernels|benchmarks)/[\w/.]+\.(?:py|md))`", page)
+    assert len(files) > 5
+    for file in files:
+        there = root / file.replace("/relu.py", "/relu2.py")  # where the example's files would be, this one's are
+        assert there.is_file(), file
     assert interpreter.VARIABLE == "TRITON_INTERPRET"

@@ -116,6 +116,37 @@ def test_loops_whose_length_is_known_at_run_time() -> None:
     assert out.item() == 45
 
 
+@triton.jit
+def doubled(x):
+    return x + x
+
+
+@triton.jit
+def four_times(X, Y, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(Y + i, doubled(doubled(tl.load(X + i))))
+
+
+def test_triton_is_changed_once_a_launch_and_changed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many functions a kernel calls, and even if it ends with an error."""
+    from triton.runtime import interpreter as triton_interpreter
+
+    before, patched = tl.load, []
+    patch = triton_interpreter._patch_builtin
+    monkeypatch.setattr(triton_interpreter, "_patch_builtin", lambda p, *rest: (patched.append(p), patch(p, *rest)))
+    x, y = torch.arange(4.0), torch.empty(4)
+    for launch in (1, 2):
+        four_times[(2,)](x, y, N=4)
+        assert torch.equal(y, 4 * x)
+        assert patched.count(tl) == launch
+        assert tl.load is before
+    with pytest.raises(Exception, match="power of 2"):
+        four_times[(1,)](x, y, N=3)
+    assert tl.load is before
+    four_times[(1,)](x, y, N=4)
+    assert patched.count(tl) == 4
+
+
 def fresh(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {k: v for k, v in os.environ.items() if k not in (interpreter.VARIABLE, "HORNBOOK_KERNELS")}
     return subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True)

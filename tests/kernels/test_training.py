@@ -56,8 +56,10 @@ def same(config: hb.GPTConfig, data: hb.TokenData, device: str) -> None:
         if choice == "fused":
             assert library.launches["attention_forward"] == STEPS * config.n_layer
             assert library.launches["attention_backward_q"] == STEPS * config.n_layer
-            norms = library.launches["layer_norm_rows"], library.launches["layer_norm_dx_rows"]
-            assert set(norms) == {STEPS * (2 * config.n_layer + 1) * (config.norm == "layernorm")}
+            first = "layer_norm_rows" if config.norm == "layernorm" else "rms_norm_rows"
+            assert library.launches[first] >= STEPS  # more if queries and keys are normalised, too
+            assert library.launches["add_norm_rows"] == STEPS * 2 * config.n_layer
+            assert library.launches["norm_backward_rows"] == library.launches[first] + STEPS * 2 * config.n_layer
     assert library.launches["softmax_rows"] == library.launches["softmax_backward_rows"] == STEPS * config.n_layer
     losses, gradients = results.pop("reference")
     assert losses[-1] < losses[0] - 0.2
@@ -90,7 +92,7 @@ def test_the_sampler_draws_by_the_kernel(data: hb.TokenData) -> None:
     library.launches.clear()
     with hb.use_kernels("fused"):
         assert hb.generate(model, data.tokenizer, "Once", max_new_tokens=5, seed=1, top_p=0.9) == want
-    assert library.launches["softmax_rows"] == 10  # for top-p, and for the draw
+    assert library.launches["sample_logits_row"] == 5
     assert library.launches["attention_forward"] == 5
 
 
@@ -116,9 +118,9 @@ def test_the_command_trains_with_kernels(data: hb.TokenData, tmp_path: Path) -> 
     train = ["train", "--data", "shards", "--steps", 2, "--batch-size", 1, "--eval-every", 0, *shape.split()]
     said = hornbook(*train, "--out", "a", HORNBOOK_KERNELS="fused")
     assert "interpreter" in said
-    assert "kernels: torch (fused: attention, layer_norm, softmax); asked for: fused" in said
+    assert "; asked for: fused\n" in said
     said = hornbook(*train, "--out", "b", "--kernels", "fused,attention=composed")
-    assert "composed: attention; fused: layer_norm, softmax" in said
+    assert "composed: attention" in said
     hornbook(*train, "--out", "c", "--kernels", "reference")
     losses = [[e["loss"] for e in read(tmp_path / run / "log.jsonl")] for run in "abc"]
     assert losses[0] == pytest.approx(losses[2], rel=1e-4)
