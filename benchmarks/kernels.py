@@ -171,7 +171,7 @@ def measure_case(
     for name, f in list(found.items()):
         try:
             # Copies, as there are some that write over what they are given, and the next one is checked on the same.
-            given = [t.detach().clone().requires_grad_(t.requires_grad) for t in tensors]
+            given = [t.clone() for t in tensors]
             ys = results(f(*given, **options))
             dys = dys or [case.upstream(y) for y in ys]
             if name != "reference":

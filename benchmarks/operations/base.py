@@ -104,8 +104,10 @@ class Case:
         return " ".join(filter(None, [self.operation.name, self.form, shape, self.dtype]))
 
     def tensors(self, device: torch.device | str) -> list[Tensor]:
-        """Fresh random inputs; those of numbers want gradients, unless they are `Fixed`."""
+        """Fresh random inputs; those of numbers want gradients, unless they are `Fixed`. They are results of something,
+        as in a model, and no leaves: these no kernel may write over."""
         dtype = FORMATS[self.dtype]
+        origin = torch.zeros((), device=device, dtype=dtype, requires_grad=True)
 
         def tensor(what: Shape | Ids | Fixed | Chances) -> Tensor:
             if isinstance(what, Ids):
@@ -116,7 +118,7 @@ class Case:
             if isinstance(what, Fixed):
                 # Drawn in fp32: in bf16 randn is too coarse on a CPU to draw the largest numbers.
                 return (torch.randn(shape, device=device) * what.spread).to(dtype)
-            return torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
+            return torch.randn(shape, device=device, dtype=dtype).add_(origin)
 
         return [tensor(what) for what in self.operation.inputs(self.shape, self.form)]
 
