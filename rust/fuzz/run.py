@@ -75,8 +75,8 @@ def run(binary: Path, seconds: int) -> tuple[str, int, str]:
     artifacts.mkdir(parents=True, exist_ok=True)
     options = [f"-max_total_time={seconds}", f"-timeout={SLOWEST}", f"-rss_limit_mb={MEMORY}", "-print_final_stats=1"]
     command = [binary, *options, f"-artifact_prefix={artifacts}{os.sep}", corpus, SEEDS / name]
-    # No search for leaks, neither between inputs nor at the end, which only the environment forbids: a thread that reads
-    # a file may outlive the input that began it, and what it holds then is no leak.
+    # No search for leaks, neither between inputs nor at the end, which only the environment forbids: a thread that
+    # reads a file may outlive the input that began it, and what it holds then is no leak.
     environment = os.environ | {"ASAN_OPTIONS": f"{os.environ.get('ASAN_OPTIONS', '')}:detect_leaks=0".lstrip(":")}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     return name, done.returncode, done.stdout.decode(errors="replace")
