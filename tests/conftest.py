@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Where tests run in several processes, each has one thread: two would wait for each other more than they compute.
+SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+if SEVERAL:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # PyTorch's threads should not spin while they wait: the tests of several checkouts may share two cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
@@ -41,9 +46,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Two threads: sums, and so losses, do not depend on how many cores the machine has."""
+    """A fixed number of threads: sums, and so losses, do not depend on how many cores the machine has."""
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(2)
+        sys.modules["torch"].set_num_threads(1 if SEVERAL else 2)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

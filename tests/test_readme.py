@@ -72,7 +72,7 @@ def test_benchmarks_without_a_gpu(tmp_path: Path) -> None:
         assert lines[0].startswith("There is no CUDA GPU here")
         assert any(row.startswith("| layer_norm_rows |") for row in lines)
         end = json.loads(lines[-1])
-        assert end["compiled"] > 100
+        assert end["compiled"] > 50
         assert end["failed"] == 0
 
 
