@@ -295,6 +295,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cores() -> int:
+    """How many this process may use; so many compile at a time."""
+    return len(os.sched_getaffinity(0))
+
+
 def in_turn(only: frozenset[str], dtypes: tuple[str, ...]) -> list[int]:
     """Which launches to compile: the first of each kernel, then the second, and so on, as there may not be time for
     all."""
@@ -341,7 +346,7 @@ def main() -> None:
     end = time.monotonic() + options.seconds
     tasks = [(i, target, only) for i in in_turn(only, dtypes) for target in targets or TARGETS]
     print(json.dumps({"of": len(tasks)}), flush=True)
-    with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
+    with multiprocessing.get_context("spawn").Pool(cores()) as pool:
         for row in pool.imap_unordered(_compile_one, tasks, chunksize=2):
             print(json.dumps({"row": row, "of": len(tasks)}), flush=True)
             if time.monotonic() > end:

@@ -98,7 +98,7 @@ def without_cuda(
     families = ", ".join(f"sm_{target}" for target in targets)
     end = "" if minutes is None else f", within {minutes:g} minutes"
     note(f"compiling kernels in {', '.join(dtypes)} for {families}{end}; first it is found out which there are")
-    progress = _Progress()
+    progress = _Progress(aot.cores())
     seconds = None if minutes is None else 60 * minutes * 0.8  # Python has to start twice, too
     rows = aot.compile_all(progress=progress, only=only, targets=targets, dtypes=dtypes, seconds=seconds)
     failed = [row for row in rows if "error" in row]
@@ -117,15 +117,14 @@ class _Progress:
 
     of = 0
 
-    def __init__(self) -> None:
-        self.next = time.monotonic()
+    def __init__(self, cores: int) -> None:
+        self.cores, self.next = cores, time.monotonic()
 
     def __call__(self, done: int, of: int) -> None:
         self.of, now = of, time.monotonic()
         if done == 0:
-            cores = len(os.sched_getaffinity(0))
-            minutes = of * SECONDS_A_KERNEL / cores / 60
-            note(f"{of} to compile on {cores} cores: about {minutes:.1f} minutes, if none is in Triton's cache")
+            minutes = of * SECONDS_A_KERNEL / self.cores / 60
+            note(f"{of} to compile on {self.cores} cores: about {minutes:.1f} minutes, if none is in Triton's cache")
         elif done == of or now >= self.next:
             note(f"compiled {done} of {of}")
         else:

@@ -283,7 +283,7 @@ def add_norm(
     norm: str = "layer_norm",
 ) -> tuple[Tensor, Tensor]:
     _known("norm", norm, ("layer_norm", "rms_norm"))
-    _same("residual", residual.shape, x.shape)
+    _same("residual", residual, x.shape)
     return _run("add_norm", x, residual, weight, bias, eps, norm=norm)
 
 
@@ -311,7 +311,7 @@ def cross_entropy(
 
 def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "none") -> Tensor:
     _known("approximate", approximate, ("none", "tanh"))
-    _same("bias", x.shape[-1:] if bias is None else bias.shape, x.shape[-1:])
+    _same("bias", bias, x.shape[-1:])
     return _run("gelu", x, bias, approximate=approximate)
 
 
@@ -338,7 +338,7 @@ def linear_cross_entropy(
 
 
 def relu2(x: Tensor, bias: Tensor | None = None) -> Tensor:
-    _same("bias", x.shape[-1:] if bias is None else bias.shape, x.shape[-1:])
+    _same("bias", bias, x.shape[-1:])
     return _run("relu2", x, bias)
 
 
@@ -359,14 +359,7 @@ def sample_logits(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> Tensor:
-    for name, value, fits, wanted in (
-        ("temperature", temperature, 0 <= temperature < math.inf, "at least 0"),
-        ("top_k", top_k, top_k >= 0, "at least 0, which means all"),
-        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
-        ("min_p", min_p, 0 <= min_p <= 1, "from 0 to 1"),
-    ):
-        if not fits:
-            raise ConfigError(f"{name} is a number {wanted}, not {value!r}")
+    check_filters(temperature, top_k, top_p, min_p)
     return _run("sample_logits", logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
@@ -375,7 +368,7 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
-    _same("up", gate.shape if up is None else up.shape, gate.shape)
+    _same("up", up, gate.shape)
     return _run("swiglu", gate, up)
 
 
@@ -387,9 +380,25 @@ def _known(what: str, name: str, names: tuple[str, ...]) -> None:
         raise ConfigError(f"{what} is one of {', '.join(map(repr, names))}, not {name!r}{nearest(name, names)}")
 
 
-def _same(what: str, shape: torch.Size, wanted: torch.Size) -> None:
-    if shape != wanted:
-        raise ConfigError(f"{what} has shape {tuple(shape)}, but {tuple(wanted)} is needed")
+def _same(what: str, t: Tensor | None, shape: torch.Size) -> None:
+    if t is not None and t.shape != shape:
+        raise ConfigError(f"{what} has shape {tuple(t.shape)}, but {tuple(shape)} is needed")
+
+
+def check_filters(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+    """Whether `sample_logits` can be told so.
+
+    Raises:
+        ConfigError: that names the number which makes no sense.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ConfigError(f"temperature must be a number of at least 0, not {temperature}")
+    if top_k < 0:
+        raise ConfigError(f"top_k must be at least 0 (which means all), not {top_k}")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"top_p must be above 0 and at most 1, not {top_p}")
+    if not 0 <= min_p <= 1:
+        raise ConfigError(f"min_p must be from 0 to 1, not {min_p}")
 
 
 def _loss(reduction: str, label_smoothing: float, softcap: float | None) -> None:

@@ -46,14 +46,7 @@ class Sampling:
     """the logits of tokens in the text so far are divided by it if positive, multiplied if negative"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"temperature must be a number of at least 0, not {self.temperature}")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k must be at least 0 (which means all), not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p must be from 0 to 1, not {self.min_p}")
+        ops.check_filters(**self.filters)
         if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition_penalty must be above 0 (1 means none), not {self.repetition_penalty}")
 

@@ -6,7 +6,7 @@
                     drawn again, and has to be within it over all draws together, of at most 8
     bounds          in the interpreter, in all runs of these checks, no load or store may leave the tensors that a
                     kernel was given
-    repeatable      the same bits twenty times (in the interpreter four times)
+    repeatable      the same bits twenty times
     strided         inputs and upstream gradients with gaps, turned axes or one number for all give the same bits as
                     tight ones
     one by one      the gradient of an input is the same bits whether the others want theirs or not
@@ -35,8 +35,7 @@ from torch import library as operators
 from torch.utils._python_dispatch import TorchDispatchMode
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-REPEATS = {"cuda": 20, "cpu": 4}  # the interpreter runs one program after the other, always in the same order
-WIDE = 32_768  # columns: from here on fp16, which the interpreter treats as bf16, is for GPUs
+REPEATS = 20
 DRAWS = 8
 WIDTHS = (1, 7, 63, 64, 65, 123, 1000, 4096, 50257, 65537)  # of rows
 
@@ -69,11 +68,6 @@ class Case:
         """Of the inputs that are there."""
         given = {name: what for name, what in self.inputs.items() if what is not None}
         return {name: what.shape if isinstance(what, Ids) else what for name, what in given.items()}
-
-    def too_much(self, dtype: torch.dtype) -> bool:
-        """For the interpreter."""
-        wide = any(shape[-1] > WIDE for shape in self.shapes.values() if shape)
-        return self.gpu_only or (wide and dtype == torch.float16)
 
     def __str__(self) -> str:
         shapes = [f"{name}{'x'.join(map(str, shape))}" for name, shape in self.shapes.items()]
@@ -275,7 +269,7 @@ def check_repeatable(operation: Operation, dtype: torch.dtype, device: str) -> N
     case = operation.typical
     inputs = make(case, dtype, device, seed=1)
     first = run_fused(operation, case, inputs)
-    for _ in range(REPEATS[device] - 1):
+    for _ in range(REPEATS - 1):
         repeated = run_fused(operation, case, inputs)
         for name, t in first.items():
             assert torch.equal(t, repeated[name]), f"{name} is not the same bits every time"

@@ -71,7 +71,8 @@ def may_spill(row: dict[str, Any]) -> bool:
     """The other exceptions: wide heads, and fp32, whose products of matrices run without tensor cores."""
     if row["operation"] == "attention":
         return row["dtype"] == "fp32" or head_dim(row) > 128
-    return row["spilled"] <= SMALL_SPILLS.get(row["kernel"], 0)
+    most = SMALL_SPILLS.get(row["kernel"], 0)
+    return row["spilled"] <= (min(most, 40) if row["target"] == 90 else most)  # goals are about sm_90
 
 
 def test_no_spills(rows: list[dict[str, Any]]) -> None:

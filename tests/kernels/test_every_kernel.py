@@ -28,7 +28,7 @@ def _the_device_runs_kernels(device: str) -> None:
 @each_dtype
 @pytest.mark.parametrize(("operation", "case"), CASES, ids=str)
 def test_accuracy(operation: Operation, case: Case, dtype: torch.dtype, device: str) -> None:
-    if device == "cpu" and case.too_much(dtype):
+    if case.gpu_only and device == "cpu":
         pytest.skip("too much for the interpreter")
     harness.check_accuracy(operation, case, dtype, device)
 

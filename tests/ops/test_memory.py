@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that tensors made meanwhile hold at a time, forward and backward."""
+    """The most bytes that tensors made meanwhile hold at a time, forward and backward, and the most that one holds."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
+        self.bytes = self.largest = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -29,20 +29,22 @@ class Peak(TorchDispatchMode):
         for t in tree_leaves(made):
             if isinstance(t, Tensor) and (storage := t.untyped_storage())._cdata not in had:
                 self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.bytes = max(self.bytes, sum(size for _, size in self._alive.values()))
+        sizes = [size for _, size in self._alive.values()]
+        self.bytes, self.largest = max(self.bytes, sum(sizes)), max(self.largest, *sizes, 0)
         return made
 
 
 N, V, D = 4096, 32_768, 16
 LOGITS = N * V * 4  # bytes
+BLOCK = 1 << 24  # what `native` holds at once
 
 
-def held(implementation: str, **options: Any) -> int:
-    """Bytes on the way through the loss and back, the gradients among them."""
+def held(implementation: str, **options: Any) -> Peak:
+    """On the way through the loss and back, the gradients counted, too."""
     x, w = torch.randn(N, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
     with hb.use_kernels(implementation), Peak() as peak:
         ops.linear_cross_entropy(x, w, torch.randint(V, (N,)), **options).backward()
-    return peak.bytes
+    return peak
 
 
 def test_a_model_never_holds_the_logits_it_is_trained_on() -> None:
@@ -51,20 +53,29 @@ def test_a_model_never_holds_the_logits_it_is_trained_on() -> None:
     with hb.use_kernels("torch"), Peak() as peak:
         model(ids, ids).backward()
     assert peak.bytes < LOGITS / 4
+    assert BLOCK // 2 < peak.largest <= BLOCK
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "z_loss": 1e-4, "softcap": 30.0}])
 def test_few_logits_are_held(options: dict[str, Any]) -> None:
-    assert held("torch", **options) < LOGITS / 4
+    peak = held("torch", **options)
+    assert peak.bytes < LOGITS / 4
+    assert peak.largest <= BLOCK
+    with torch.no_grad(), hb.use_kernels("torch"), Peak() as peak:
+        ops.linear_cross_entropy(torch.randn(N, D), torch.randn(V, D), torch.randint(V, (N,)), **options)
+    assert peak.bytes < LOGITS / 4
+    assert peak.largest <= BLOCK
 
 
 def test_whoever_holds_them_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """All at once, or block by block but each until there is a gradient."""
-    assert held("reference") > 2 * LOGITS
+    peak = held("reference")
+    assert peak.bytes > 2 * LOGITS
+    assert peak.largest == LOGITS
 
     def naive(x: Tensor, weight: Tensor, targets: Tensor, **options: Any) -> Tensor:
         blocks = zip(x.split(128), targets.split(128), strict=True)
         return torch.stack([native.cross_entropy(b @ weight.T, t, reduction="sum") for b, t in blocks]).sum() / N
 
     monkeypatch.setattr(native, "linear_cross_entropy", naive)
-    assert held("torch") > LOGITS
+    assert held("torch").bytes > LOGITS
