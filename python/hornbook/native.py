@@ -5,6 +5,7 @@ The signatures are those of `reference/`. Where PyTorch has no such operation it
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .reference.attention import distances, documents, visible
 from .reference.sample_logits import sample_logits as reference_sample
 
 
@@ -24,28 +26,108 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
     return F.softmax(x * scale, dim=-1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    return_lse: bool = False,
+    deterministic: bool = True,
+) -> Tensor | tuple[Tensor, Tensor]:
+    if cu_seqlens is not None:
+        options: dict[str, Any] = {"causal": causal, "window": window, "scale": scale, "softcap": softcap}
+        options |= {"alibi_slopes": alibi_slopes, "return_lse": return_lse}
+        return _one_by_one(q, k, v, cu_seqlens, options)
+    if q.dim() == 3:  # one head
+        q, k, v = (t.unsqueeze(2) for t in (q, k, v))
+        y = attention(
+            q, k, v, causal=causal, window=window, scale=scale, softcap=softcap, alibi_slopes=alibi_slopes,
+            document_ids=document_ids, return_lse=return_lse,
+        )  # fmt: skip
+        return (y[0].squeeze(2), y[1].squeeze(1)) if isinstance(y, tuple) else y.squeeze(2)
+
     T_q, T_k = q.shape[1], k.shape[1]
-    if scale is not None and scale < 0:  # SDPA gives nan for it on a CPU
-        q, scale = -q, -scale
     # Plain bools: what torch.compile makes of a comparison of lengths is none, and SDPA does not take it.
     square = True if T_q == T_k else False  # noqa: SIM210
     grouped = True if q.shape[2] != k.shape[2] else False  # noqa: SIM210
-    mask = None
-    if causal and not square and T_q > 1:  # SDPA's own causal mask is aligned to the first key, ours to the last
-        mask = torch.ones(T_q, T_k, dtype=torch.bool, device=q.device).tril(T_k - T_q)
+    if scale is not None and scale < 0:  # SDPA gives nan for it on a CPU
+        q, scale = -q, -scale
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (B, H, T, D)
+    mask = bias = None
+    # SDPA's own causal mask is aligned to the first key, ours to the last.
+    if window is not None or document_ids is not None or (causal and not square and T_q > 1):
+        mask = visible(T_q, T_k, causal, window, document_ids, q.device)  # (B or 1, 1, T_q, T_k)
+    if alibi_slopes is not None:
+        slopes = alibi_slopes.to(torch.promote_types(q.dtype, torch.float32))[..., None, None]
+        bias = -slopes * distances(T_q, T_k, q.device).abs()  # (H, T_q, T_k) or (B, H, T_q, T_k)
+        bias = bias if bias.dim() == 4 else bias[None]
+        mask = mask if mask is not None or not causal else visible(T_q, T_k, causal, None, None, q.device)
+    if softcap is not None or return_lse:
+        if mask is None and causal:
+            mask = visible(T_q, T_k, causal, None, None, q.device)
+        return _composed(q, k, v, mask, bias, scale, softcap, return_lse)
+    if bias is not None:
+        bias = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -math.inf)
     y = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=causal and square,
-        scale=scale,
-        enable_gqa=grouped,
-    ).transpose(1, 2)
-    if mask is not None and T_q > T_k:
-        y = y.masked_fill(~mask.any(-1)[:, None, None], 0.0)
-    return y
+        q, k, v, attn_mask=mask if bias is None else bias, is_causal=causal and square and mask is None,
+        scale=scale, enable_gqa=grouped,
+    )  # fmt: skip
+    if mask is not None and (T_q > T_k or not causal):
+        y = y.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    return y.transpose(1, 2)
+
+
+def _composed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float | None,
+    softcap: float | None,
+    return_lse: bool,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """What SDPA does not do: of matmuls and a softmax. Scores are fp32, weights of the dtype of ``v``."""
+    k, v = (t.repeat_interleave(q.shape[1] // max(1, t.shape[1]), dim=1) for t in (k, v))
+    scores = (q.to(wide := torch.promote_types(q.dtype, torch.float32)) @ k.to(wide).transpose(-1, -2)) * (
+        1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    )
+    scores = _capped(scores, softcap)
+    scores = scores if bias is None else scores + bias
+    sees = None if mask is None else mask.any(-1, keepdim=True)
+    if mask is not None and sees is not None:
+        scores = scores.masked_fill(~mask, -math.inf).masked_fill(~sees, 0.0)
+    y = (scores.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2)
+    y = y if sees is None else y.masked_fill(~sees.transpose(1, 2), 0.0)
+    if not return_lse:
+        return y
+    lse = scores.logsumexp(dim=-1)
+    return y, lse if sees is None else lse.masked_fill(~sees[..., 0], -math.inf)
+
+
+def _one_by_one(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, options: dict[str, Any]
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Packed sequences, each for itself; where compiled, as documents of one sequence, since how many there are is not
+    known then."""
+    if torch.compiler.is_compiling():
+        ids = documents(cu_seqlens, len(q))[None]
+        y = attention(q[None], k[None], v[None], document_ids=ids, **options)
+        return (y[0][0], y[1][0]) if isinstance(y, tuple) else y[0]
+    at = cu_seqlens.tolist()
+    found = [
+        attention(q[None, a:b], k[None, a:b], v[None, a:b], **options) for a, b in zip(at[:-1], at[1:], strict=True)
+    ]
+    if not options["return_lse"]:
+        return torch.cat([y[0] for y in found]) if found else torch.zeros_like(q)
+    return torch.cat([y[0] for y, _ in found]), torch.cat([lse[0] for _, lse in found], dim=-1)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:

@@ -287,8 +287,29 @@ def add_norm(
     return _run("add_norm", x, residual, weight, bias, eps, norm=norm)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
-    return _run("attention", q, k, v, causal=causal, scale=scale)
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    return_lse: bool = False,
+    deterministic: bool = True,
+) -> Any:
+    if window is not None or softcap is not None or alibi_slopes is not None:
+        _scores(window, softcap, alibi_slopes, q, packed=cu_seqlens is not None)
+    if document_ids is not None or cu_seqlens is not None:
+        _documents(document_ids, cu_seqlens, q, k)
+    return _run(
+        "attention", q, k, v, causal=causal, window=window, scale=scale, softcap=softcap, alibi_slopes=alibi_slopes,
+        document_ids=document_ids, cu_seqlens=cu_seqlens, return_lse=return_lse, deterministic=deterministic,
+    )  # fmt: skip
 
 
 def cross_entropy(
@@ -405,5 +426,49 @@ def _loss(reduction: str, label_smoothing: float, softcap: float | None) -> None
     _known("reduction", reduction, ("mean", "sum", "none"))
     if not 0 <= label_smoothing <= 1:
         raise ConfigError(f"label_smoothing is a share, from 0 to 1, not {label_smoothing!r}")
+    _cap(softcap)
+
+
+def _cap(softcap: float | None) -> None:
     if softcap is not None and not 0 < softcap < math.inf:
         raise ConfigError(f"softcap is a number above 0, or None, not {softcap!r}")
+
+
+def _scores(window: int | None, softcap: float | None, slopes: Tensor | None, q: Tensor, packed: bool) -> None:
+    if window is not None and (isinstance(window, bool) or window < 1):
+        raise ConfigError(f"window is how many keys are seen on one side, the query's own among them: not {window!r}")
+    _cap(softcap)
+    if slopes is not None:
+        heads = q.shape[-2] if q.dim() == 4 or packed else 1
+        if slopes.shape not in ((heads,), (1 if packed else len(q), heads)):
+            raise ConfigError(
+                f"alibi_slopes has shape {tuple(slopes.shape)}, but one number for each of {heads} heads is needed, or "
+                "one for each head of each sequence"
+            )
+        if slopes.requires_grad:
+            raise ConfigError("alibi_slopes are constants: they get no gradient, so they must not ask for one")
+
+
+def _documents(ids: Tensor | None, cu_seqlens: Tensor | None, q: Tensor, k: Tensor) -> None:
+    if ids is not None and cu_seqlens is not None:
+        raise ConfigError("document_ids and cu_seqlens both say which tokens belong together: give one of them")
+    for what, t in (("document_ids", ids), ("cu_seqlens", cu_seqlens)):
+        if t is not None and t.dtype not in (torch.int64, torch.int32):
+            raise ConfigError(f"{what} holds int64 or int32 numbers, not {str(t.dtype).removeprefix('torch.')}")
+    if ids is not None:
+        if q.shape[1] != k.shape[1]:
+            raise ConfigError(f"with document_ids queries are the keys' tokens, but there are {q.shape[1]} queries")
+        _same("document_ids", ids, q.shape[:2])
+    if cu_seqlens is not None:
+        if q.dim() != 3 or len(q) != len(k):
+            raise ConfigError(
+                f"with cu_seqlens q is (total, H, D) and k (total, H_kv, D), not {tuple(q.shape)} and {tuple(k.shape)}"
+            )
+        if cu_seqlens.dim() != 1 or len(cu_seqlens) < 1:
+            raise ConfigError(
+                f"cu_seqlens is one row, of a number more than there are sequences, not {tuple(cu_seqlens.shape)}"
+            )
+        if not cu_seqlens.is_cuda and not torch.compiler.is_compiling():  # asking a GPU would mean to wait for it
+            ends = cu_seqlens.tolist()
+            if ends[0] != 0 or ends[-1] != len(q) or any(a > b for a, b in zip(ends[:-1], ends[1:], strict=True)):
+                raise ConfigError(f"cu_seqlens begins with 0, never falls, and ends with the {len(q)} rows of q")
