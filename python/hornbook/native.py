@@ -6,6 +6,7 @@ The signatures are those of `reference/`. Where PyTorch has no such operation it
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -122,9 +123,7 @@ def _one_by_one(
         y = attention(q[None], k[None], v[None], document_ids=ids, **options)
         return (y[0][0], y[1][0]) if isinstance(y, tuple) else y[0]
     at = cu_seqlens.tolist()
-    found = [
-        attention(q[None, a:b], k[None, a:b], v[None, a:b], **options) for a, b in zip(at[:-1], at[1:], strict=True)
-    ]
+    found = [attention(q[None, a:b], k[None, a:b], v[None, a:b], **options) for a, b in pairwise(at)]
     if not options["return_lse"]:
         return torch.cat([y[0] for y in found]) if found else torch.zeros_like(q)
     return torch.cat([y[0] for y, _ in found]), torch.cat([lse[0] for _, lse in found], dim=-1)

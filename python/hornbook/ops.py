@@ -26,6 +26,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -470,5 +471,5 @@ def _documents(ids: Tensor | None, cu_seqlens: Tensor | None, q: Tensor, k: Tens
             )
         if not cu_seqlens.is_cuda and not torch.compiler.is_compiling():  # asking a GPU would mean to wait for it
             ends = cu_seqlens.tolist()
-            if ends[0] != 0 or ends[-1] != len(q) or any(a > b for a, b in zip(ends[:-1], ends[1:], strict=True)):
+            if ends[0] != 0 or ends[-1] != len(q) or any(a > b for a, b in pairwise(ends)):
                 raise ConfigError(f"cu_seqlens begins with 0, never falls, and ends with the {len(q)} rows of q")

@@ -1,0 +1,63 @@
+"""Which kernel computes attention, and in what blocks: per GPU family, head_dim and length.
+
+`hornbook bench attention --variants` times all `CANDIDATES` on the GPU at hand and prints the rows of `TABLE` that are
+fastest there; whatever has no row runs the plain kernels of `attention` and `attention_backward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class Choice(NamedTuple):
+    """A kernel and how it is launched."""
+
+    variant: str
+    """forward: "plain", "tma", "carry_qk", "carry_p", "specialized", "gluon"; backward: "separate", "ordered", "reduce",
+    of which the last adds in any order"""
+    block_m: int
+    """queries a block"""
+    block_n: int
+    """keys a block"""
+    warps: int
+    stages: int = 2
+
+
+class Class(NamedTuple):
+    """What a row of the table is about."""
+
+    direction: str
+    """"forward", "backward", or "reduce": backward where the order of sums need not be the same every time"""
+    family: int
+    """compute capability: 90 of an H100 and H200"""
+    head_dim: int
+    causal: bool
+    long: bool
+    """whether there are more than 2,048 keys"""
+
+
+TABLE: dict[Class, Choice] = {}
+"""Measured rows only; there are none yet."""
+
+_forced: dict[str, Choice] = {}
+
+
+@contextmanager
+def using(**choices: Choice) -> Iterator[None]:
+    """Inside, calls that a chosen kernel takes run on it: ``using(forward=Choice(...), backward=Choice(...))``."""
+    before = dict(_forced)
+    _forced.update(choices)
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
+
+
+def find(direction: str, family: int, head_dim: int, causal: bool, T_k: int) -> Choice | None:
+    """The kernel for a call that fast kernels may take; None for the plain ones."""
+    if direction in _forced:
+        return _forced[direction]
+    return TABLE.get(Class(direction, family, head_dim, causal, T_k > 2048))
