@@ -15,8 +15,8 @@ class Choice(NamedTuple):
     """A kernel and how it is launched."""
 
     variant: str
-    """forward: "plain", "tma", "carry_qk", "carry_p", "specialized", "gluon"; backward: "separate", "ordered", "reduce",
-    of which the last adds in any order"""
+    """forward: "plain", "tma", "carry_qk", "carry_p", "specialized", "gluon"; backward: "separate", "ordered", and
+    "reduce", which adds in any order"""
     block_m: int
     """queries a block"""
     block_n: int
