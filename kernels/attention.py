@@ -85,31 +85,30 @@ def attention_forward(
     begin, inner_begin, inner_end, end = keys_seen(
         first, last, T_k, window, start, stop, whole, CAUSAL, WINDOW, DOCUMENTS, BLOCK_N
     )
-    for number in tl.static_range(3):
-        EDGE: tl.constexpr = number != 1
+    for number in tl.static_range(0 if WINDOW or DOCUMENTS else 1, 3):
         from_, to = part(number, begin, inner_begin, inner_end, end)
         for at in range(from_, to, BLOCK_N):
             j = at + tl.arange(0, BLOCK_N)  # the keys
-            k = load_rows(K, k_t, j, T_k, D, 0, D1, EDGE)
+            k = load_rows(K, k_t, j, T_k, D, 0, D1, number != 1)
             s = tl.dot(q, tl.trans(k), input_precision=DOT)  # (BLOCK_M, BLOCK_N)
             if D2:
-                s = tl.dot(q2, tl.trans(load_rows(K, k_t, j, T_k, D, D1, D2, EDGE)), s, input_precision=DOT)
+                s = tl.dot(q2, tl.trans(load_rows(K, k_t, j, T_k, D, D1, D2, number != 1)), s, input_precision=DOT)
             if SOFTCAP or ALIBI:
                 s, _ = scored(s, p_i[:, None] - j[None, :], scale, softcap, slope, SOFTCAP, ALIBI)
-            if EDGE:
+            if number != 1:
                 start_j = tl.load(Start + b * T_k + j, mask=j < T_k, other=-1)[None, :] if DOCUMENTS else 0
                 start_i = start[:, None] if DOCUMENTS else 0
                 seen = visible(p_i[:, None], j[None, :], T_k, window, start_i, start_j, CAUSAL, WINDOW, DOCUMENTS)
                 s = tl.where(seen, s, float("-inf"))
             m_new = tl.maximum(m, tl.max(s, axis=1) * unit)
-            m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if EDGE else m_new  # nothing seen yet: not inf - inf
+            m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if number != 1 else m_new  # nothing seen yet: not inf - inf
             p = tl.exp2(tl.fma(s, unit, -m_safe[:, None]))
             alpha = tl.exp2(m - m_safe)
             l = l * alpha + tl.sum(p, axis=1)
-            v = load_rows(V, v_t, j, T_k, D, 0, D1, EDGE)
+            v = load_rows(V, v_t, j, T_k, D, 0, D1, number != 1)
             acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)
             if D2:
-                v2 = load_rows(V, v_t, j, T_k, D, D1, D2, EDGE)
+                v2 = load_rows(V, v_t, j, T_k, D, D1, D2, number != 1)
                 acc2 = tl.dot(p.to(v2.dtype), v2, acc2 * alpha[:, None], input_precision=DOT)
             m = m_new
 

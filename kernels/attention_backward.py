@@ -97,32 +97,31 @@ def attention_backward_kv(
             slope = tl.load(Slopes + b * slopes_b + h)
         Qh = head(Q, q_b, q_h, b, h)
         DOh = DO + (b * T_q * H + h) * D
-        for number in tl.static_range(3):
-            EDGE: tl.constexpr = number != 1
+        for number in tl.static_range(3, 4):
             from_, to = part(number, begin, inner_begin, inner_end, end)
             for at in range(from_, to, BLOCK_M):
                 i = at + tl.arange(0, BLOCK_M)
                 p_i = i + behind
-                q = load_rows(Qh, q_t, i, T_q, D, 0, D1, EDGE)
+                q = load_rows(Qh, q_t, i, T_q, D, 0, D1, number != 1)
                 s = tl.dot(k, tl.trans(q), input_precision=DOT)  # (BLOCK_N, BLOCK_M)
                 if D2:
-                    q2 = load_rows(Qh, q_t, i, T_q, D, D1, D2, EDGE)
+                    q2 = load_rows(Qh, q_t, i, T_q, D, D1, D2, number != 1)
                     s = tl.dot(k2, tl.trans(q2), s, input_precision=DOT)
                 slows = 1.0
                 if SOFTCAP or ALIBI:
                     s, slows = scored(s, p_i[None, :] - j[:, None], scale, softcap, slope, SOFTCAP, ALIBI)
                 log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=float("inf"))  # beyond: p = 0
                 p = tl.exp2(tl.fma(s, unit, -(log_sum * LOG2E)[None, :]))
-                if EDGE:
+                if number != 1:
                     start_i = tl.load(Start + b * T_q + i, mask=i < T_q, other=-1)[None, :] if DOCUMENTS else 0
                     start_j = start[:, None] if DOCUMENTS else 0
                     seen = visible(p_i[None, :], j[:, None], T_k, window, start_i, start_j, CAUSAL, WINDOW, DOCUMENTS)
                     p = tl.where(seen, p, 0.0)
-                do = load_rows(DOh, H * D, i, T_q, D, 0, D1, EDGE)
+                do = load_rows(DOh, H * D, i, T_q, D, 0, D1, number != 1)
                 dv = tl.dot(p.to(do.dtype), do, dv, input_precision=DOT)
                 dp = tl.dot(v, tl.trans(do), input_precision=DOT)
                 if D2:
-                    do2 = load_rows(DOh, H * D, i, T_q, D, D1, D2, EDGE)
+                    do2 = load_rows(DOh, H * D, i, T_q, D, D1, D2, number != 1)
                     dv2 = tl.dot(p.to(do.dtype), do2, dv2, input_precision=DOT)
                     dp = tl.dot(v2, tl.trans(do2), dp, input_precision=DOT)
                 delta = tl.load(Delta + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
@@ -170,23 +169,22 @@ def attention_backward_q(
     begin, inner_begin, inner_end, end = keys_seen(
         first, last, T_k, window, start, stop, whole, CAUSAL, WINDOW, DOCUMENTS, BLOCK_N
     )
-    for number in tl.static_range(3):
-        EDGE: tl.constexpr = number != 1
+    for number in tl.static_range(0 if WINDOW or DOCUMENTS else 1, 3):
         from_, to = part(number, begin, inner_begin, inner_end, end)
         for key in range(from_, to, BLOCK_N):
             j = key + tl.arange(0, BLOCK_N)
-            k, v = load_rows(K, k_t, j, T_k, D, 0, D1, EDGE), load_rows(V, v_t, j, T_k, D, 0, D1, EDGE)
+            k, v = load_rows(K, k_t, j, T_k, D, 0, D1, number != 1), load_rows(V, v_t, j, T_k, D, 0, D1, number != 1)
             s = tl.dot(q, tl.trans(k), input_precision=DOT)  # (BLOCK_M, BLOCK_N)
             dp = tl.dot(do, tl.trans(v), input_precision=DOT)
             if D2:
-                k2, v2 = load_rows(K, k_t, j, T_k, D, D1, D2, EDGE), load_rows(V, v_t, j, T_k, D, D1, D2, EDGE)
+                k2, v2 = load_rows(K, k_t, j, T_k, D, D1, D2, number != 1), load_rows(V, v_t, j, T_k, D, D1, D2, number != 1)
                 s = tl.dot(q2, tl.trans(k2), s, input_precision=DOT)
                 dp = tl.dot(do2, tl.trans(v2), dp, input_precision=DOT)
             slows = 1.0
             if SOFTCAP or ALIBI:
                 s, slows = scored(s, p_i[:, None] - j[None, :], scale, softcap, slope, SOFTCAP, ALIBI)
             p = tl.exp2(tl.fma(s, unit, -log_sum[:, None]))
-            if EDGE:
+            if number != 1:
                 start_j = tl.load(Start + b * T_k + j, mask=j < T_k, other=-1)[None, :] if DOCUMENTS else 0
                 start_i = start[:, None] if DOCUMENTS else 0
                 seen = visible(p_i[:, None], j[None, :], T_k, window, start_i, start_j, CAUSAL, WINDOW, DOCUMENTS)

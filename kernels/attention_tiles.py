@@ -138,11 +138,13 @@ def _aligned(
 
 @triton.jit
 def part(number: tl.constexpr, begin, inner_begin, inner_end, end):
-    """Begin and end of the first edge (0), the inside (1), and the second edge (2)."""
+    """Begin and end of the first edge (0), the inside (1), the second edge (2), and all of it (3)."""
     if number == 0:
         return begin, tl.minimum(inner_begin, end)
     elif number == 1:
         return inner_begin, inner_end
+    elif number == 3:
+        return begin, end
     else:
         return tl.maximum(inner_begin, inner_end), end
 
