@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,7 @@ class GPTConfig:
     rope_scaling: dict[str, float | str] | None = None
     activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = "gelu_tanh"
     attention_window: int | None = None
+    """how many tokens a token sees, itself among them; all before it if not given"""
     logit_softcap: float | None = None
     tie_embeddings: bool = True
     """the token embedding is also the matrix that makes logits"""
@@ -80,10 +81,10 @@ class GPTConfig:
         return -(-self.d_model * 8 // 3 // 64) * 64 if self.activation == "swiglu" else 4 * self.d_model
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", "n_kv_head", "d_ff", "head_dim"):
+        optional = ("n_kv_head", "d_ff", "head_dim", "attention_window")
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model", *optional):
             value = getattr(self, name)
-            may_be_none = name in ("n_kv_head", "d_ff", "head_dim")
-            if (type(value) is not int or value < 1) and not (may_be_none and value is None):
+            if (type(value) is not int or value < 1) and not (name in optional and value is None):
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:
@@ -122,9 +123,8 @@ _CHOICES = {
 }
 _NOT_YET: dict[str, tuple[Any, ...]] = {
     "norm_position": ("pre",),
-    "position": ("learned", "rope", "none"),
+    "position": ("learned", "rope", "alibi", "none"),
     "rope_scaling": (None,),
-    "attention_window": (None,),
     "logit_softcap": (None,),
     "padded_vocab_size": (None,),
 }
@@ -182,6 +182,17 @@ class Norm(nn.Module):
         return ops.add_norm(added, x, self.weight, self.bias, self.eps, norm=self.kind)
 
 
+class Places(NamedTuple):
+    """Where the tokens of a batch are, as far as attention wants to know."""
+
+    turn: tuple[Tensor, Tensor] | None = None
+    """of rope: cosines and sines, each (T, D/2)"""
+    slopes: Tensor | None = None
+    """of alibi: (n_head,)"""
+    document_ids: Tensor | None = None
+    """(B, T); tokens see those of their own document"""
+
+
 class Attention(nn.Module):
     """Every token asks (query) and every earlier token answers (key, value)."""
 
@@ -194,7 +205,7 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.d_model, config.kv_heads * D, bias=qkv_bias)
         self.o_proj = Linear(config.n_head * D, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, places: Places, cache: KVCache | None, layer: int) -> Tensor:
         B, T, _ = x.shape
         D = self.config.head_size
         q = self.q_proj(x).view(B, T, -1, D)  # (B, T, H, D)
@@ -202,12 +213,15 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(B, T, -1, D)
         if self.config.qk_norm:
             q, k = ops.rms_norm(q, eps=self.config.norm_eps), ops.rms_norm(k, eps=self.config.norm_eps)
-        if turn is not None:
-            q, k = ops.rope(q, *turn), ops.rope(k, *turn)
+        if places.turn is not None:
+            q, k = ops.rope(q, *places.turn), ops.rope(k, *places.turn)
         if cache is not None:
             k, v = cache.append(layer, k, v)  # (B, T_cached + T, H_kv, D)
         # causal=True is the mask: inside, query i is shown the keys 0 ... i + T_k - T_q and no later one.
-        y = ops.attention(q, k, v, causal=True)  # (B, T, H, D)
+        y = ops.attention(  # (B, T, H, D)
+            q, k, v, causal=True, window=self.config.attention_window, alibi_slopes=places.slopes,
+            document_ids=places.document_ids,
+        )  # fmt: skip
         return self.o_proj(y.reshape(B, T, -1))
 
 
@@ -251,11 +265,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int
+        self, x: Tensor, added: Tensor | None, places: Places, cache: KVCache | None, layer: int
     ) -> tuple[Tensor, Tensor]:
         """The stream, and what is still to be added to it; each (B, T, d_model)."""
         h, x = self.attn_norm(x, added)
-        added = self.dropout(self.attn(h, turn, cache, layer))
+        added = self.dropout(self.attn(h, places, cache, layer))
         h, x = self.mlp_norm(x, added)
         return x, self.dropout(self.mlp(h))
 
@@ -272,6 +286,7 @@ class GPT(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    slopes: Tensor
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -287,6 +302,8 @@ class GPT(nn.Module):
             cos, sin = rope_angles(config)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
+        if config.position == "alibi":
+            self.register_buffer("slopes", alibi_slopes(config.n_head), persistent=False)
         self.reset_parameters()
         ops.decide()
 
@@ -312,6 +329,7 @@ class GPT(nn.Module):
         targets: Tensor | None = None,
         *,
         cache: KVCache | None = None,
+        document_ids: Tensor | None = None,
         reduction: str = "mean",
     ) -> Tensor:
         """Logits, or the loss where ``targets`` are given.
@@ -321,20 +339,25 @@ class GPT(nn.Module):
             targets: (B, T), the token that follows each of ``ids``; -100 counts for nothing. The logits are
                 then never stored as a whole.
             cache: keys and values of the tokens before ``ids``; those of ``ids`` are added to it.
+            document_ids: (B, T), whole numbers: a token sees the tokens of its own document only. Not with ``cache``.
             reduction: of the loss, in nats: "mean" over the targets that count, "sum", or "none".
 
         Returns:
             (B, T, V) logits; or the loss, a scalar, or (B, T) with reduction="none".
         """
-        x = self.hidden(ids, cache=cache)
+        x = self.hidden(ids, cache=cache, document_ids=document_ids)
         head = self.embed.weight if self.lm_head is None else self.lm_head.weight
         if targets is None:
             return F.linear(x, head.to(x.dtype))
         loss = ops.linear_cross_entropy(x.flatten(0, 1), head, targets.flatten(), reduction=reduction)
         return loss.view(targets.shape) if reduction == "none" else loss
 
-    def hidden(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, *, cache: KVCache | None = None, document_ids: Tensor | None = None) -> Tensor:
         """(B, T) ids → (B, T, d_model): what the last matrix makes logits from."""
+        if cache is not None and document_ids is not None:
+            raise ConfigError(
+                "document_ids are of whole sequences, and a cache is of their beginnings: give one of them"
+            )
         start = 0 if cache is None else cache.length
         T = ids.shape[1]
         if start + T > self.config.context_length:
@@ -346,12 +369,14 @@ class GPT(nn.Module):
         if self.position is not None:
             x = x + self.position.weight[start : start + T]
         x = self.dropout(x.to(self.compute_dtype or x.dtype))
-        turn = None
+        places = Places(document_ids=document_ids)
         if self.config.position == "rope":
-            turn = self.cos[start : start + T], self.sin[start : start + T]  # each (T, D/2)
+            places = places._replace(turn=(self.cos[start : start + T], self.sin[start : start + T]))
+        elif self.config.position == "alibi":
+            places = places._replace(slopes=self.slopes)
         added = None
         for layer, block in enumerate(self.blocks):
-            x, added = block(x, added, turn, cache, layer)
+            x, added = block(x, added, places, cache, layer)
         if cache is not None:
             cache.advance(T)
         return self.norm(x, added)[0]
@@ -367,13 +392,15 @@ class GPT(nn.Module):
         """Floating-point operations of one forward pass, per token of a sequence of ``length`` tokens.
 
         Two for every weight that a token is multiplied with, and in each layer 4 · n_head · head_dim for every key it
-        sees, on average (``length`` + 1) / 2. Only products of matrices count: no biases, norms, or look-ups in the
+        sees, on average (``length`` + 1) / 2 if there is no window. Only products of matrices count: no biases, norms, or look-ups in the
         embedding. Training costs three times as much: backward is two products for each one.
         """
         length = self.config.context_length if length is None else length
         matrices = sum(p.numel() for n, p in self.blocks.named_parameters() if p.dim() == 2)
         head = self.config.vocab_size * self.config.d_model
-        attention = 4 * self.config.n_layer * self.config.n_head * self.config.head_size * (length + 1) // 2
+        near = min(length, self.config.attention_window or length)
+        seen = near * (near + 1) // 2 + (length - near) * near  # pairs
+        attention = 4 * self.config.n_layer * self.config.n_head * self.config.head_size * seen // length
         return 2 * (matrices + head) + attention
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
@@ -424,6 +451,16 @@ class GPT(nn.Module):
                 f"of another shape: {sorted(shapes)[:3]}); config.json and model.safetensors must be of one model"
             )
         self.load_state_dict(tensors)
+
+
+def alibi_slopes(n_head: int) -> Tensor:
+    """(n_head,): by how much each head's scores fall with every token of distance (Press et al., 2021,
+    https://arxiv.org/abs/2108.12409): 2^(-8/n), 2^(-16/n), ...; the heads beyond a power of two take every second slope
+    of the next one."""
+    power = 1 << (n_head.bit_length() - 1)
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * (n_head - power), 2)]
+    return torch.tensor(slopes)
 
 
 def rope_angles(config: GPTConfig) -> tuple[Tensor, Tensor]:

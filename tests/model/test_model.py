@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hornbook.cache import KVCache
 from hornbook.errors import ConfigError
 from hornbook.files import read_tensors
+from hornbook.model import alibi_slopes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -318,7 +319,8 @@ def configs(draw: st.DrawFn) -> hb.GPTConfig:
         norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
         norm_eps=draw(st.sampled_from([1e-5, 1e-6])),
         qk_norm=draw(st.booleans()),
-        position=draw(st.sampled_from(["learned", "rope", "none"])),
+        position=draw(st.sampled_from(["learned", "rope", "alibi", "none"])),
+        attention_window=draw(st.sampled_from([None, None, 1, 3, 20])),
         rope_theta=draw(st.sampled_from([100.0, 10000.0, 500000.0])),
         activation=draw(st.sampled_from(["gelu", "gelu_tanh", "relu", "relu2", "swiglu"])),
         tie_embeddings=draw(st.booleans()),
@@ -363,7 +365,8 @@ def test_any_model(tmp_path_factory: pytest.TempPathFactory, c: hb.GPTConfig, se
             torch.testing.assert_close(model(ids), logits, atol=2e-5, rtol=1e-4)
         # The reference multiplies every query with every key; the model counts those that a query sees.
         every = 4 * c.n_layer * c.n_head * c.head_size * T
-        seen = 2 * c.n_layer * c.n_head * c.head_size * (T + 1)
+        pairs = sum(min(t + 1, c.attention_window or T) for t in range(T))
+        seen = 4 * c.n_layer * c.n_head * c.head_size * pairs // T
         assert counter.get_total_flops() / (B * T) == model.flops_per_token(T) - seen + every
 
     folder = tmp_path_factory.mktemp("model")
@@ -387,3 +390,45 @@ def test_flops_of_the_context_by_default() -> None:
     assert model.flops_per_token() == model.flops_per_token(24) > model.flops_per_token(1)
     matrices = 12 * 32 * 32 * 2
     assert model.flops_per_token(1) == 2 * (matrices + 31 * 32) + 4 * 2 * 32
+
+
+@pytest.mark.parametrize(
+    ("n_head", "slopes"),
+    [
+        (1, [2**-8]),
+        (8, [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]),
+        (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+        (16, [2 ** (-i / 2) for i in range(1, 17)]),
+    ],
+)
+def test_slopes_of_alibi(n_head: int, slopes: list[float]) -> None:
+    """As the paper's authors have them: https://github.com/ofirpress/attention_with_linear_biases."""
+    torch.testing.assert_close(alibi_slopes(n_head), torch.tensor(slopes))
+
+
+def test_how_far_a_window_lets_see() -> None:
+    """window - 1 tokens back in each layer, and not one more."""
+    model = build(attention_window=3, position="none", n_layer=2).eval()
+    ids = some_ids(model, 1, 12)
+    other = ids.clone()
+    other[0, 4] = (other[0, 4] + 1) % model.config.vocab_size
+    with torch.no_grad():
+        changed = (model(ids) != model(other)).any(-1)[0]
+    assert changed.tolist() == [4 <= t <= 4 + 2 * 2 for t in range(12)]
+
+
+@pytest.mark.parametrize("position", ["rope", "alibi", "none"])
+def test_documents_do_not_see_each_other(position: str) -> None:
+    """Texts side by side in a row have the loss that each has alone, and the gradients are the sums."""
+    model = build(position=position)
+    ids, targets = some_ids(model, 1, 12), some_ids(model, 1, 12, seed=1)
+    at = [(0, 5), (5, 6), (6, 12)]
+    documents = torch.tensor([[0] * 5 + [1] + [2] * 6])
+    loss = model(ids, targets, document_ids=documents, reduction="sum")
+    alone = sum(model(ids[:, a:b], targets[:, a:b], reduction="sum") for a, b in at)
+    torch.testing.assert_close(loss, alone)
+    for a, b in zip(*(torch.autograd.grad(x, list(model.parameters())) for x in (loss, alone)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert (loss - model(ids, targets, reduction="sum")).abs() > 1e-3
+    with pytest.raises(ConfigError, match=r"document_ids .* cache .* one of them"):
+        model(ids, document_ids=documents, cache=model.new_cache())

@@ -96,7 +96,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[HornbookError], str]] = {
         edit_config(norm_type="x"), ConfigError, "config.json: GPTConfig has no setting 'norm_type'; did you mean "),
     "other type": (edit_config(norm_eps="small"), ConfigError, "config.json: norm_eps should be of type float"),
     "nonsense": (edit_config(n_head=3), ConfigError, "config.json: d_model (8) must be a multiple of n_head (3)"),
-    "not yet": (edit_config(position="alibi"), ConfigError, "config.json: position='alibi' is not implemented yet"),
+    "not yet": (edit_config(norm_position="post"), ConfigError, "config.json: norm_position='post' is not implemented"),
     "unknown kind": (edit_config(model_type="mamba"), CheckpointError, "'mamba'"),
     "no kind": (edit_config(model_type=...), CheckpointError, "None"),
     "wider": (edit_config(d_model=16), CheckpointError, "of another shape: ['blocks.0.attn"),
