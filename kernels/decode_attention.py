@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import triton
@@ -88,7 +88,7 @@ def decode_attention_split(
 ):  # fmt: skip
     """One split of the keys of one key-value head of one sequence, for BLOCK_M of the rows (token, head) that see it.
 
-    PAGE is 0 for keys in a row. Strides of K and V are in units of UNIT numbers, so that the compiler knows which loads
+    PAGE is 0 for keys in a row. Strides of Q, K and V are in units of UNIT numbers, so that the compiler knows which loads
     are aligned. Channels are two parts, D_0 and D_1, the latter 0 for none. SPLITS = 1: straight to O, else to Part
     (B, SPLITS, T_q, H, D) and L (B, SPLITS, T_q, H), the logarithm to base 2."""
     # Neighbours in the grid are rows that share their keys, then heads, whose keys are neighbours in memory.
@@ -105,8 +105,8 @@ def decode_attention_split(
     t, h = m_row // group, h_kv * group + m_row % group
     real = m_row < T_q * group
     position = end - T_q + t
-    from_q = Q + b * q_b
-    rows = t.to(tl.int64) * q_t + h * q_h
+    from_q = Q + b * q_b * UNIT
+    rows = (t.to(tl.int64) * q_t + h * q_h) * UNIT
     q_0 = tile(from_q, rows, real, 0, D, D_0)
     if D_1 > 0:
         q_1 = tile(from_q, rows, real, D_0, D, D_1)
@@ -132,9 +132,10 @@ def decode_attention_split(
         acc_1 = tl.zeros((BLOCK_M, D_1), tl.float32)
     for at in range(start, stop, BLOCK_N):
         j = at + n
-        there = (j >= begin) & (j < stop)
-        if PAGE > 0:
-            there = there & (page >= 0)
+        if PAGE == 0:
+            there = (j >= begin) & (j < stop)
+        else:
+            there = (j >= begin) & (j < tl.where(page >= 0, stop, 0))
             if PAGE % BLOCK_N == 0:
                 before = tl.full((), 0, tl.int64) + at % PAGE  # keys of the page
                 k_rows = (page.to(tl.int64) * k_b + before * k_t) * UNIT + n.to(tl.int64) * k_t * UNIT
@@ -151,7 +152,7 @@ def decode_attention_split(
         seen = there[None, :] & (behind >= 0) & (behind < window)
         if CAPPED or ALIBI:  # x is the score to base 2
             if CAPPED:
-                x = tanh(s * scale / softcap) * (softcap * LOG2E)
+                x = tanh(s * (scale / softcap)) * (softcap * LOG2E)
             else:
                 x = s * to_2
             if ALIBI:
@@ -227,36 +228,49 @@ def decode_attention_merge(
     tl.store(O + row * D + d, o.to(O.dtype.element_ty), mask=d < D)
 
 
-# (bytes of a number, head_dim up to, rows up to) → keys a block, warps, stages.
-TABLE = {
-    (2, 64, 16): (128, 4, 3), (2, 128, 16): (64, 4, 3), (2, 256, 16): (32, 4, 3),
-    (2, 64, 32): (128, 4, 3), (2, 128, 32): (64, 4, 3), (2, 256, 32): (32, 4, 3),
-    (2, 64, 64): (64, 4, 3), (2, 128, 64): (64, 4, 3), (2, 256, 64): (32, 4, 3),
-    (2, 64, 128): (64, 8, 3), (2, 128, 128): (64, 8, 2), (2, 256, 128): (32, 8, 2),
-    (4, 64, 16): (64, 4, 2), (4, 128, 16): (32, 4, 2), (4, 256, 16): (32, 4, 2),
-    (4, 64, 32): (32, 4, 2), (4, 128, 32): (32, 4, 2), (4, 256, 32): (16, 4, 2),
-}  # fmt: skip
-SPLIT_BYTES = 1 << 16  # of keys and values, at least: what makes a split worth its share of merging
+class Tile(NamedTuple):
+    """How the rows and keys of a split are cut, and launched."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+    programs: int
+    """that a multiprocessor of sm_90 holds at once"""
+
+
+# (bytes of a number, head_dim up to) → tiles for few and for many rows: one table for all GPUs, so none takes more than
+# 99 KB of shared memory. The more rows, the more of it the queries take, and the fewer keys are on their way.
+TABLE: dict[tuple[int, int], tuple[Tile, ...]] = {
+    (2, 16): (Tile(16, 64, 4, 4, 3), Tile(32, 64, 4, 4, 3), Tile(64, 64, 4, 4, 2), Tile(128, 128, 8, 3, 1)),
+    (2, 64): (Tile(16, 128, 4, 3, 3), Tile(32, 64, 4, 4, 3), Tile(64, 64, 4, 4, 2), Tile(128, 64, 8, 4, 1)),
+    (2, 96): (Tile(16, 64, 4, 3, 3), Tile(32, 32, 4, 4, 2), Tile(64, 32, 4, 4, 2), Tile(128, 64, 8, 3, 1)),
+    (2, 128): (Tile(16, 64, 4, 3, 3), Tile(32, 32, 4, 4, 3), Tile(64, 32, 4, 4, 2), Tile(128, 32, 8, 4, 1)),
+    (2, 192): (Tile(16, 32, 4, 3, 3), Tile(32, 32, 4, 3, 2), Tile(64, 16, 4, 4, 2)),
+    (2, 256): (Tile(16, 32, 4, 3, 3), Tile(32, 32, 4, 3, 2), Tile(64, 16, 4, 4, 1)),
+    (4, 64): (Tile(16, 64, 4, 2, 3), Tile(32, 32, 4, 2, 3)),
+    (4, 128): (Tile(16, 16, 4, 3, 3), Tile(32, 16, 8, 3, 2)),
+    (4, 256): (Tile(16, 16, 8, 3, 2), Tile(32, 16, 8, 2, 1)),
+}
+SPLIT_BYTES = 1 << 16  # of keys and values, at least, and
+SPLIT_SHARE = 4  # times as many as of the part of a result that a split leaves: what makes it worth merging
 MERGED = 16  # splits that a program merges at a time
-PROGRAMS = 2  # that a multiprocessor holds at once
 MULTIPROCESSORS = 132  # where there is no GPU: those of an H200
 
 
 def parts(D: int) -> tuple[int, int]:
-    """Powers of two that hold D channels: 96 is 64 + 32 and not 128, of which a quarter would be nothing. A product of
-    matrices needs 16 at least."""
+    """Powers of two that hold D channels: 96 is 64 + 32, and not 128, of which a quarter would be nothing. The second is
+    0, or half of the first: any less and a thread would have fewer than 16 bytes of it to load."""
     whole = 1 << (D.bit_length() - 1)
-    rest = 0 if D == whole else max(16, library.power_of_2(D - whole))
-    return (whole, rest) if rest < whole else (2 * whole, 0)
+    if D == whole:
+        return whole, 0
+    return (whole, whole // 2) if whole >= 64 and D <= whole * 3 // 2 else (2 * whole, 0)
 
 
-def tile_of(size: int, D: int, rows: int) -> tuple[int, int, int, int]:
-    """(rows a block, keys a block, warps, stages) for numbers of ``size`` bytes."""
-    for (bytes_, most_D, most_rows), shape in TABLE.items():
-        if bytes_ == size and D <= most_D and rows <= most_rows:
-            return (most_rows, *shape)
-    most_D, most_rows = max((d, r) for b, d, r in TABLE if b == size and d == (64 if D <= 64 else 128 if D <= 128 else 256))
-    return (most_rows, *TABLE[size, most_D, most_rows])
+def tile_of(size: int, D: int, rows: int) -> Tile:
+    """For numbers of ``size`` bytes and ``rows`` rows: in one block if there is one so large."""
+    tiles = next(tiles for (bytes_, most), tiles in TABLE.items() if bytes_ == size and D <= most)
+    return next((tile for tile in tiles if rows <= tile.rows), tiles[-1])
 
 
 @functools.cache
@@ -295,33 +309,35 @@ def _decode(
     size, H_kv = q.element_size(), k_cache.shape[2]
     page = 0 if block_table is None else k_cache.shape[1]
     room = k_cache.shape[1] if block_table is None else block_table.shape[1] * page
-    block_m, block_n, warps, stages = tile_of(size, D, T_q * H // H_kv)
-    least = library.cdiv(library.cdiv(SPLIT_BYTES, 2 * D * size), block_n) * block_n
-    programs = B * H_kv * library.cdiv(T_q * H // H_kv, block_m)
-    splits = number_of_splits(programs, room, least, PROGRAMS * multiprocessors(q.device))
+    rows = T_q * H // H_kv
+    cut = tile_of(size, D, rows)
+    least = max(SPLIT_BYTES, SPLIT_SHARE * 4 * D * rows) // (2 * D * size)  # keys of a split
+    least = library.cdiv(least, cut.keys) * cut.keys
+    programs = B * H_kv * library.cdiv(rows, cut.rows)
+    splits = number_of_splits(programs, room, least, cut.programs * multiprocessors(q.device))
     part, log_sum = o, o
     if splits > 1:
         part = q.new_empty(B, splits, T_q, H, D, dtype=torch.float32)
         log_sum = q.new_empty(B, splits, T_q, H, dtype=torch.float32)
-    strides = (*k_cache.stride()[:3], *v_cache.stride()[:3])
+    strides = [stride for t in (q, k_cache, v_cache) for stride in t.stride()[:3]]
     unit = 1 if any(stride % 8 for stride in strides) else 8
     d_0, d_1 = parts(D)
     library.launch(
         decode_attention_split, (programs * splits,), q, k_cache, v_cache, lengths,
         lengths if block_table is None else block_table, lengths if slopes is None else slopes, o, part, log_sum,
-        *q.stride()[:3], *(stride // unit for stride in strides),
+        *(stride // unit for stride in strides),
         0 if block_table is None else block_table.stride(0),
         0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
         room, T_q, H, H_kv, len(k_cache), window, least, scale, softcap,
         SPLITS=splits, PAGE=page, CAPPED=softcap > 0, ALIBI=slopes is not None, UNIT=unit,
-        D=D, D_0=d_0, D_1=d_1, BLOCK_M=block_m, BLOCK_N=block_n,
+        D=D, D_0=d_0, D_1=d_1, BLOCK_M=cut.rows, BLOCK_N=cut.keys,
         # Products of fp32 numbers are full fp32 products, not of numbers cut to the 10 bits of tf32.
-        DOT="ieee" if q.dtype == torch.float32 else "tf32", num_warps=warps, num_stages=stages,
+        DOT="ieee" if q.dtype == torch.float32 else "tf32", num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
     if splits > 1:
         library.launch(
             decode_attention_merge, (B * T_q * H,), part, log_sum, lengths, o, room, T_q, H, window, least,
-            SPLITS=splits, BLOCK_N=block_n, D=D, BLOCK_D=library.power_of_2(D), BLOCK_S=MERGED,
+            SPLITS=splits, BLOCK_N=cut.keys, D=D, BLOCK_D=library.power_of_2(D), BLOCK_S=MERGED,
         )  # fmt: skip
     return o
 
