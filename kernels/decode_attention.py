@@ -10,12 +10,12 @@ counts: this is a kernel that waits for memory.
 So a block of keys is loaded once for all of them, and 16 new tokens (a guess of a smaller model's that is checked)
 cost hardly more than one.
 
-**Read by all.** One sequence has fewer key-value heads than a GPU has multiprocessors, so the keys of a sequence are cut
-into splits (Flash-Decoding, https://pytorch.org/blog/flash-decoding/). A split's program walks over its keys as
-`attention` does and leaves o and L of what it saw; `decode_attention_merge` then weighs the splits by exp(L_split - L),
-always in the same order, so that the result is the same bits every time. How many splits there are is decided
-without asking the GPU, from what there is room for. Where they begin is computed on the GPU from each length, so
-a short sequence in a large cache is cut as finely as a long one; programs without keys end at once.
+**Read by all.** One sequence has fewer key-value heads than a GPU has multiprocessors, so its keys are cut into splits
+(Flash-Decoding, https://pytorch.org/blog/flash-decoding/). A split's program walks over its keys as `attention` does
+and leaves o and L of what it saw; `decode_attention_merge` then weighs the splits by exp(L_split - L), always in the
+same order, so that the result is the same bits every time. How many splits there are is decided without asking the GPU,
+from what there is room for. Where they begin is computed on the GPU from each length, so a short sequence in a large
+cache is cut as finely as a long one; programs without keys end at once.
 
 Keys may lie in pages anywhere in memory (``block_table``). The number of a block's page is loaded one block ahead, so
 that no load of keys waits for it.
@@ -44,7 +44,7 @@ FAR = 1 << 30  # a window that no key is outside of
 def stretch(Lengths, b, room, T_q, window, least, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr):
     """Of sequence b: the first key that any query sees, the one behind the last, the beginning of the first block, and
     the keys of a split, whole blocks and ``least`` of them at least."""
-    end = tl.minimum(tl.load(Lengths + b).to(tl.int64), room).to(tl.int32)
+    end = tl.maximum(tl.minimum(tl.load(Lengths + b).to(tl.int64), room), 0).to(tl.int32)
     begin = tl.maximum(end - T_q - window + 1, 0)  # of the first query's window
     first = begin // BLOCK_N * BLOCK_N
     share = tl.cdiv(tl.maximum(end - first, 0), SPLITS)
@@ -88,18 +88,17 @@ def decode_attention_split(
 ):  # fmt: skip
     """One split of the keys of one key-value head of one sequence, for BLOCK_M of the rows (token, head) that see it.
 
-    PAGE is 0 for keys in a row. Strides of Q, K and V are in units of UNIT numbers, so that the compiler knows which loads
-    are aligned. Channels are two parts, D_0 and D_1, the latter 0 for none. SPLITS = 1: straight to O, else to Part
-    (B, SPLITS, T_q, H, D) and L (B, SPLITS, T_q, H), the logarithm to base 2."""
+    PAGE is 0 for keys in a row. Strides of Q, K and V are in units of UNIT numbers, so that the compiler knows which
+    loads are aligned. Channels are two parts, D_0 and D_1, the latter 0 for none. SPLITS = 1: straight to O, else to
+    Part (B, SPLITS, T_q, H, D) and L (B, SPLITS, T_q, H), the logarithm to base 2."""
     # Neighbours in the grid are rows that share their keys, then heads, whose keys are neighbours in memory.
     group = H // H_kv
     of_keys, block = place(T_q * group, BLOCK_M)
     h_kv, split, b = of_keys % H_kv, of_keys // H_kv % SPLITS, (of_keys // H_kv // SPLITS).to(tl.int64)
     begin, end, first, share = stretch(Lengths, b, room, T_q, window, least, SPLITS, BLOCK_N)
     start, stop = first + split * share, tl.minimum(end, first + (split + 1) * share)
-    if SPLITS > 1:
-        if start >= stop:
-            return
+    if SPLITS > 1 and start >= stop:
+        return
 
     m_row = block * BLOCK_M + tl.arange(0, BLOCK_M)
     t, h = m_row // group, h_kv * group + m_row % group
@@ -157,9 +156,10 @@ def decode_attention_split(
                 x = s * to_2
             if ALIBI:
                 x = x - slope[:, None] * behind
-            m_new = tl.maximum(m, tl.max(tl.where(seen, x, float("-inf")), axis=1))
+            x = tl.where(seen, x, float("-inf"))
+            m_new = tl.maximum(m, tl.max(x, axis=1))
             m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)  # nothing seen yet: not inf - inf
-            p = tl.where(seen, tl.exp2(x - m_safe[:, None]), 0.0)
+            p = tl.exp2(x - m_safe[:, None])
         else:
             m_new = tl.maximum(m, tl.max(tl.where(seen, s * to_2, float("-inf")), axis=1))
             m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)
@@ -259,8 +259,8 @@ MULTIPROCESSORS = 132  # where there is no GPU: those of an H200
 
 
 def parts(D: int) -> tuple[int, int]:
-    """Powers of two that hold D channels: 96 is 64 + 32, and not 128, of which a quarter would be nothing. The second is
-    0, or half of the first: any less and a thread would have fewer than 16 bytes of it to load."""
+    """Powers of two that hold D channels: 96 is 64 + 32, and not 128, of which a quarter would be nothing. The second
+    is 0, or half of the first: of any less a thread would have fewer than 16 bytes to load."""
     whole = 1 << (D.bit_length() - 1)
     if D == whole:
         return whole, 0
@@ -311,7 +311,7 @@ def _decode(
     room = k_cache.shape[1] if block_table is None else block_table.shape[1] * page
     rows = T_q * H // H_kv
     cut = tile_of(size, D, rows)
-    least = max(SPLIT_BYTES, SPLIT_SHARE * 4 * D * rows) // (2 * D * size)  # keys of a split
+    least = max(1, SPLIT_BYTES // (2 * D * size), SPLIT_SHARE * 4 * D * rows // (2 * D * size))  # keys of a split
     least = library.cdiv(least, cut.keys) * cut.keys
     programs = B * H_kv * library.cdiv(rows, cut.rows)
     splits = number_of_splits(programs, room, least, cut.programs * multiprocessors(q.device))
@@ -350,22 +350,15 @@ _decode_attention = library.operator(
 
 
 def refusal(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    lengths: Tensor,
-    *,
-    block_table: Tensor | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, *, block_table: Tensor | None = None,
+    window: int | None = None, scale: float | None = None, softcap: float | None = None,
     alibi_slopes: Tensor | None = None,
-) -> str | None:
+) -> str | None:  # fmt: skip
     """Why the kernel does not take this call, or None if it does."""
     if q.dim() != 4 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape:
         return (
-            "q is (B, T_q, H, D), k_cache and v_cache are (B, T_max, H_kv, D) or pages of that kind, but the shapes are "
-            f"{tuple(q.shape)}, {tuple(k_cache.shape)} and {tuple(v_cache.shape)}"
+            "q is (B, T_q, H, D), k_cache and v_cache are (B, T_max, H_kv, D) or pages of that kind, but the shapes "
+            f"are {tuple(q.shape)}, {tuple(k_cache.shape)} and {tuple(v_cache.shape)}"
         )
     (B, T_q, H, D), (rows, _, H_kv, D_k) = q.shape, k_cache.shape
     if D != D_k or (block_table is None and B != rows):
@@ -389,7 +382,10 @@ def refusal(
         )
     if q.dtype != k_cache.dtype or q.dtype != v_cache.dtype:
         return f"q and the cache must be of one dtype, not {q.dtype}, {k_cache.dtype} and {v_cache.dtype}"
-    if window is not None and window < 1 or softcap is not None and not 0 < softcap < math.inf:
+    room = k_cache.shape[1] * (1 if block_table is None else block_table.shape[1])
+    if room > FAR:
+        return f"the cache has room for {room} keys of a sequence, but the kernel counts to {FAR}"
+    if (window is not None and window < 1) or (softcap is not None and not 0 < softcap < math.inf):
         return f"window from 1 and softcap above 0 are needed, not {window} and {softcap}"
     if scale is not None and not math.isfinite(scale):
         return f"scale must be a finite number, not {scale}"
@@ -417,13 +413,13 @@ def decode_attention(
 ) -> Tensor:
     """Attention of the newest tokens to a cache; see `reference.decode_attention`. There is no gradient.
 
-    The launches depend on shapes and strides only, and nothing waits for the GPU, so a CUDA graph can hold the call: the
-    lengths may be others each time it is replayed.
+    The launches depend on shapes and strides only, and nothing waits for the GPU, so a CUDA graph can hold the call,
+    and the lengths may be others each time it is replayed.
 
     Args:
         q: (B, T_q, H, D), T_q up to 16, fp32, fp16 or bf16, D from 16 to 256 in steps of 8.
-        k_cache, v_cache: (B, T_max, H_kv, D), any strides but 1 for the last, in q's dtype; or pages, (pages, page_size,
-            H_kv, D).
+        k_cache, v_cache: (B, T_max, H_kv, D), in q's dtype, stride 1 by channel and any others; or pages of that kind,
+            (pages, page_size, H_kv, D).
         lengths: (B,), int32 or int64: valid keys, the new tokens' among them. Beyond them nothing is read; a number
             above the room that there is means all of it, one below 0 means 0.
         block_table: (B, n), int32: which pages are a sequence's, in order. A number that is no page has no keys.

@@ -348,14 +348,18 @@ def decode_attention(
     options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}
     if lengths.is_cuda or torch.compiler.is_compiling() or block_table is not None:
         return _decode_all(q, k_cache, v_cache, lengths, block_table, options, alibi_slopes)
-    ends = [min(max(n, 0), k_cache.shape[1]) for n in lengths.tolist()]  # of no account on a CPU; a GPU would be waited for
+    ends = [
+        min(max(n, 0), k_cache.shape[1]) for n in lengths.tolist()
+    ]  # of no account on a CPU; a GPU would be waited for
     if len(set(ends)) == 1:
         keys = k_cache[:, : ends[0]], v_cache[:, : ends[0]]
         return attention(q, *keys, alibi_slopes=alibi_slopes, **options)  # type: ignore[return-value]
     y = torch.empty_like(q)
     for b, end in enumerate(ends):
         slopes = alibi_slopes if alibi_slopes is None or alibi_slopes.dim() == 1 else alibi_slopes[b]
-        y[b] = attention(q[b : b + 1], k_cache[b : b + 1, :end], v_cache[b : b + 1, :end], alibi_slopes=slopes, **options)[0]
+        y[b] = attention(
+            q[b : b + 1], k_cache[b : b + 1, :end], v_cache[b : b + 1, :end], alibi_slopes=slopes, **options
+        )[0]
     return y
 
 
