@@ -129,6 +129,8 @@ _NOT_YET: dict[str, tuple[Any, ...]] = {
     "padded_vocab_size": (None,),
 }
 
+FEW = 16  # new tokens at a time, up to which a kernel reads the cache where it lies
+
 _LLAMA = {
     "norm": "rmsnorm",
     "position": "rope",
@@ -194,7 +196,9 @@ class Attention(nn.Module):
         self.v_proj = Linear(config.d_model, config.kv_heads * D, bias=qkv_bias)
         self.o_proj = Linear(config.n_head * D, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int, places: Tensor | None
+    ) -> Tensor:
         B, T, _ = x.shape
         D = self.config.head_size
         q = self.q_proj(x).view(B, T, -1, D)  # (B, T, H, D)
@@ -203,11 +207,15 @@ class Attention(nn.Module):
         if self.config.qk_norm:
             q, k = ops.rms_norm(q, eps=self.config.norm_eps), ops.rms_norm(k, eps=self.config.norm_eps)
         if turn is not None:
-            q, k = ops.rope(q, *turn), ops.rope(k, *turn)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)  # (B, T_cached + T, H_kv, D)
-        # causal=True is the mask: inside, query i is shown the keys 0 ... i + T_k - T_q and no later one.
-        y = ops.attention(q, k, v, causal=True)  # (B, T, H, D)
+            q, k = ops.rope(q, *turn, positions=places), ops.rope(k, *turn, positions=places)
+        if cache is not None and places is not None:
+            k, v = cache.put(layer, k, v, places)  # (B, max_length, H_kv, D)
+            y = ops.decode_attention(q, k, v, cache.lengths + T)
+        else:
+            if cache is not None:
+                k, v = cache.append(layer, k, v)  # (B, T_cached + T, H_kv, D)
+            # causal=True is the mask: inside, query i is shown the keys 0 ... i + T_k - T_q and no later one.
+            y = ops.attention(q, k, v, causal=True)  # (B, T, H, D)
         return self.o_proj(y.reshape(B, T, -1))
 
 
@@ -251,11 +259,12 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Tensor, added: Tensor | None, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None, layer: int,
+        places: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The stream, and what is still to be added to it; each (B, T, d_model)."""
         h, x = self.attn_norm(x, added)
-        added = self.dropout(self.attn(h, turn, cache, layer))
+        added = self.dropout(self.attn(h, turn, cache, layer, places))
         h, x = self.mlp_norm(x, added)
         return x, self.dropout(self.mlp(h))
 
@@ -343,15 +352,20 @@ class GPT(nn.Module):
                 "shorten the text or use a model with a larger context_length"
             )
         x = self.embed(ids)  # (B, T, d_model)
+        places = None  # (B, T), of the tokens: only where the device, not this program, is to know them
+        if cache is not None and T <= FEW and not torch.is_grad_enabled() and ops.is_fused("decode_attention", x):
+            places = cache.places(T)
         if self.position is not None:
-            x = x + self.position.weight[start : start + T]
+            x = x + (self.position.weight[start : start + T] if places is None else self.position(places))
         x = self.dropout(x.to(self.compute_dtype or x.dtype))
         turn = None
         if self.config.position == "rope":
-            turn = self.cos[start : start + T], self.sin[start : start + T]  # each (T, D/2)
+            turn = self.cos, self.sin  # each (context_length, D/2)
+            if places is None:
+                turn = self.cos[start : start + T], self.sin[start : start + T]  # each (T, D/2)
         added = None
         for layer, block in enumerate(self.blocks):
-            x, added = block(x, added, turn, cache, layer)
+            x, added = block(x, added, turn, cache, layer, places)
         if cache is not None:
             cache.advance(T)
         return self.norm(x, added)[0]

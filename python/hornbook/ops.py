@@ -272,6 +272,14 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
     return getattr(native, op)(*args, **options)
 
 
+def is_fused(op: str, t: Tensor) -> bool:
+    """Whether calls of ``op`` on tensors where ``t`` is run our kernel (if it takes them)."""
+    if not _decided:
+        decide()
+    _, refusal, is_auto = _decided[op]
+    return refusal is not None and (t.is_cuda or not is_auto)
+
+
 # The operations. `reference/` says what each one means and which shapes it takes.
 
 
