@@ -1,4 +1,9 @@
-"""Keys and values of tokens already read, so that each new token costs one step and not a whole pass."""
+"""Keys and values of tokens already read, so that each new token costs one step and not a whole pass.
+
+Where a kernel reads the cache (`ops.decode_attention`), the GPU itself knows how much is in it (``lengths``), and where
+the next tokens go. Then a step is the same launches at every position, without a word from the program in between, and
+a CUDA graph can hold it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ class KVCache:
 
     Attributes:
         length: tokens held so far, the same for every sequence.
+        lengths: (B,), int32, the same on the device. (Whoever replays a CUDA graph of steps moves these, and not
+            ``length``: count the steps, and see to it that there is room for them.)
     """
 
     def __init__(
@@ -30,6 +37,7 @@ class KVCache:
         self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
+        self.lengths = torch.zeros(batch_size, dtype=torch.int32, device=device)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of T new tokens, each (B, T, H_kv, D), in one layer.
@@ -37,24 +45,47 @@ class KVCache:
         Returns:
             All keys and values of the layer so far, each (B, length + T, H_kv, D), without a copy.
         """
-        end = self.length + k.shape[1]
-        if end > self.k.shape[2]:
-            raise ConfigError(
-                f"the cache has room for {self.k.shape[2]} tokens, not {end}; make it with a larger max_length"
-            )
+        end = self._end(k.shape[1])
         self.k[layer, :, self.length : end] = k
         self.v[layer, :, self.length : end] = v
         return self.k[layer, :, :end], self.v[layer, :, :end]
 
+    def places(self, T: int) -> Tensor:
+        """(B, T): where the next T tokens of each sequence stand, as the device knows it."""
+        self._end(T)
+        return self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
+
+    def put(self, layer: int, k: Tensor, v: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """`append` at ``places``.
+
+        Returns:
+            All of the layer's room, each (B, max_length, H_kv, D), without a copy.
+        """
+        rows = torch.arange(len(places), device=places.device)[:, None]
+        self.k[layer].index_put_((rows, places), k)
+        self.v[layer].index_put_((rows, places), v)
+        return self.k[layer], self.v[layer]
+
+    def _end(self, T: int) -> int:
+        """Of what is held with T tokens more, for which there must be room."""
+        if (end := self.length + T) > self.k.shape[2]:
+            raise ConfigError(
+                f"the cache has room for {self.k.shape[2]} tokens, not {end}; make it with a larger max_length"
+            )
+        return end
+
     def advance(self, T: int) -> None:
-        """Count T tokens as held, once every layer has appended them."""
+        """Count T tokens as held, once every layer has them."""
         self.length += T
+        self.lengths += T
 
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` tokens."""
         self.length = min(self.length, length)
+        self.lengths.clamp_(max=length)
 
     def select(self, rows: Tensor) -> None:
         """Keep the sequences ``rows`` (B',), in that order; one may be taken several times, as beams do."""
         self.k = self.k[:, rows]
         self.v = self.v[:, rows]
+        self.lengths = self.lengths[rows]

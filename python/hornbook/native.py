@@ -331,3 +331,83 @@ def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
 
 def _like(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     return None if parameter is None else parameter.to(x.dtype)
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor,
+    *,
+    block_table: Tensor | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    options: dict[str, Any] = {"window": window, "scale": scale, "softcap": softcap}
+    if lengths.is_cuda or torch.compiler.is_compiling() or block_table is not None:
+        return _decode_all(q, k_cache, v_cache, lengths, block_table, options, alibi_slopes)
+    ends = [
+        min(max(n, 0), k_cache.shape[1]) for n in lengths.tolist()
+    ]  # of no account on a CPU; a GPU would be waited for
+    if len(set(ends)) == 1:
+        keys = k_cache[:, : ends[0]], v_cache[:, : ends[0]]
+        return attention(q, *keys, alibi_slopes=alibi_slopes, **options)  # type: ignore[return-value]
+    y = torch.empty_like(q)
+    for b, end in enumerate(ends):
+        slopes = alibi_slopes if alibi_slopes is None or alibi_slopes.dim() == 1 else alibi_slopes[b]
+        y[b] = attention(
+            q[b : b + 1], k_cache[b : b + 1, :end], v_cache[b : b + 1, :end], alibi_slopes=slopes, **options
+        )[0]
+    return y
+
+
+def _decode_all(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    block_table: Tensor | None,
+    options: dict[str, Any],
+    slopes: Tensor | None,
+) -> Tensor:
+    """All sequences at once, whatever their lengths, which nobody here knows."""
+    B, T_q, H, _ = q.shape
+    there = None
+    if block_table is not None:
+        pages = block_table.long()
+        there = ((pages >= 0) & (pages < len(k))).repeat_interleave(k.shape[1], dim=1)  # (B, T)
+        k, v = (_pages(t, pages) for t in (k, v))
+    T, group = k.shape[1], H // k.shape[2]
+    ends = lengths.clamp(0, T)[:, None]
+    keys = torch.arange(T, device=q.device)
+    valid = keys < ends if there is None else (keys < ends) & there  # (B, T)
+    # Whatever lies beyond a length, nan perhaps, times a weight of 0 must be 0.
+    k, v = (t.masked_fill(~valid[:, :, None, None], 0.0) for t in (k, v))
+    # The heads that share keys become queries of one head: SDPA would repeat the keys for them.
+    at = (ends - T_q + torch.arange(T_q, device=q.device)).repeat_interleave(group, dim=1)  # (B, T_q · group)
+    behind = at[:, :, None] - keys
+    seen = valid[:, None] & (behind >= 0)
+    if options["window"] is not None:
+        seen = seen & (behind < options["window"])
+    rows = q.unflatten(2, (-1, group)).transpose(2, 3).flatten(1, 2).transpose(1, 2)  # (B, H_kv, T_q · group, D)
+    mask, bias, scale, softcap = seen[:, None], None, options["scale"], options["softcap"]
+    if slopes is not None:
+        wide = slopes.to(torch.promote_types(q.dtype, torch.float32)).expand(B, H).unflatten(1, (-1, group))
+        bias = -wide.repeat(1, 1, T_q)[..., None] * behind[:, None]  # (B, H_kv, T_q · group, T)
+    k, v = k.transpose(1, 2), v.transpose(1, 2)
+    if softcap is not None:
+        y = _composed(rows, k, v, mask, bias, scale, softcap, return_lse=False)
+    else:
+        wanted = mask if bias is None else bias.to(q.dtype).masked_fill(~mask, -math.inf)
+        y = F.scaled_dot_product_attention(rows, k, v, attn_mask=wanted, scale=scale)
+        y = y.masked_fill(~mask.any(-1, keepdim=True), 0.0).transpose(1, 2)
+    return y.unflatten(1, (T_q, group)).transpose(2, 3).flatten(2, 3)  # type: ignore[union-attr]
+
+
+def _pages(cache: Tensor, pages: Tensor) -> Tensor:
+    """(pages, page_size, H_kv, D) and (B, n) → (B, n · page_size, H_kv, D)."""
+    if len(cache) == 0:
+        return cache.new_zeros(len(pages), pages.shape[1] * cache.shape[1], *cache.shape[2:])
+    return cache[pages.clamp(0, len(cache) - 1)].flatten(1, 2)

@@ -40,6 +40,7 @@ OPERATIONS = (
     "add_norm",
     "attention",
     "cross_entropy",
+    "decode_attention",
     "gelu",
     "layer_norm",
     "linear_cross_entropy",
@@ -271,6 +272,14 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
     return getattr(native, op)(*args, **options)
 
 
+def is_fused(op: str, t: Tensor) -> bool:
+    """Whether calls of ``op`` on tensors where ``t`` is run our kernel (if it takes them)."""
+    if not _decided:
+        decide()
+    _, refusal, is_auto = _decided[op]
+    return refusal is not None and (t.is_cuda or not is_auto)
+
+
 # The operations. `reference/` says what each one means and which shapes it takes.
 
 
@@ -328,6 +337,27 @@ def cross_entropy(
     return _run(
         "cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, inplace=inplace,
+    )  # fmt: skip
+
+
+def decode_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor,
+    *,
+    block_table: Tensor | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    if window is not None or softcap is not None or alibi_slopes is not None:
+        _scores(window, softcap, alibi_slopes, q, packed=False)
+    _cached(q, k_cache, v_cache, lengths, block_table)
+    return _run(
+        "decode_attention", q, k_cache, v_cache, lengths, block_table=block_table, window=window, scale=scale,
+        softcap=softcap, alibi_slopes=alibi_slopes,
     )  # fmt: skip
 
 
@@ -448,6 +478,31 @@ def _scores(window: int | None, softcap: float | None, slopes: Tensor | None, q:
             )
         if slopes.requires_grad:
             raise ConfigError("alibi_slopes are constants: they get no gradient, so they must not ask for one")
+
+
+def _cached(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, block_table: Tensor | None) -> None:
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        raise ConfigError("decode_attention has no gradient: use attention, or call it inside torch.no_grad()")
+    rows = q.shape[:1] if block_table is None else k.shape[:1]
+    if q.dim() != 4 or k.dim() != 4 or (k.shape[0], k.shape[3]) != (*rows, q.shape[3]):
+        kind = "(B, T_max, H_kv, D)" if block_table is None else "(pages, page_size, H_kv, D)"
+        raise ConfigError(f"q is (B, T_q, H, D) and the cache {kind}, not {tuple(q.shape)} and {tuple(k.shape)}")
+    _same("v_cache", v, k.shape)
+    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
+        raise ConfigError(f"{q.shape[2]} query heads cannot share {k.shape[2]} key-value heads evenly")
+    _same("lengths", lengths, q.shape[:1])
+    for what, t, kinds in (
+        ("lengths", lengths, (torch.int32, torch.int64)),
+        ("block_table", block_table, (torch.int32,)),
+    ):
+        if t is not None and (t.dtype not in kinds or t.device != q.device):
+            names = " or ".join(str(kind).removeprefix("torch.") for kind in kinds)
+            raise ConfigError(f"{what} holds {names} numbers on {q.device}, not {t.dtype} on {t.device}")
+    if block_table is not None and (block_table.dim() != 2 or len(block_table) != len(q) or k.shape[1] == 0):
+        raise ConfigError(
+            f"block_table has a row of pages for each of {len(q)} sequences, each page room for a key at least, not "
+            f"{tuple(block_table.shape)} for pages of {k.shape[1]}"
+        )
 
 
 def _documents(ids: Tensor | None, cu_seqlens: Tensor | None, q: Tensor, k: Tensor) -> None:

@@ -165,6 +165,41 @@ def formula_sample_logits(
     return torch.tensor(drawn, dtype=torch.int64)
 
 
+def formula_decode_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    *,
+    block_table: Tensor | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    """A query, a head and a key at a time."""
+    (_, T_q, H, D), H_kv = q.shape, k.shape[2]
+    y = torch.zeros_like(q)
+    for b, length in enumerate(lengths.tolist()):
+        for t in range(T_q):
+            place = length - T_q + t
+            first = 0 if window is None else place - window + 1
+            for h in range(H):
+                total = 0.0
+                for j in range(max(0, first), place + 1):
+                    row, at = (b, j) if block_table is None else (int(block_table[b, j // k.shape[1]]), j % k.shape[1])
+                    if row < 0:
+                        continue
+                    s = (q[b, t, h] @ k[row, at, h * H_kv // H]) * (D**-0.5 if scale is None else scale)
+                    s = s if softcap is None else softcap * (1 - 2 / (1 + math.exp(2 * s / softcap)))
+                    if alibi_slopes is not None:
+                        s = s - alibi_slopes.expand(len(q), H)[b, h] * (place - j)
+                    total += math.exp(s)
+                    y[b, t, h] += math.exp(s) * v[row, at, h * H_kv // H]
+                y[b, t, h] /= total or 1.0
+    return y
+
+
 def formula_linear_cross_entropy(x: Tensor, w: Tensor, t: Tensor, **options: Any) -> Tensor:
     return formula_cross_entropy(torch.einsum("nd,vd->nv", x, w), t, **options)
 
@@ -270,13 +305,32 @@ for name, how in {
     x, u = randn(40, 13, scale=2.0), torch.rand(40, generator=torch.Generator().manual_seed(4)) * 0.99
     CASES += [("sample_logits", name, (x, u), how), ("sample_logits", name + "-ties", (x.round(), u), how)]
 
+for name, (T_q, lengths, how) in {
+    "plain": (1, (7, 3), {}),
+    "even": (1, (6, 6), {}),
+    "several": (3, (7, 2), {}),
+    "none": (2, (0, 5), {}),
+    "window": (3, (7, 4), {"window": 2}),
+    "capped": (2, (7, 4), {"softcap": 1.5, "scale": 0.7}),
+    "alibi": (2, (7, 7), {"alibi_slopes": randn(4, seed=7)}),
+    "each": (2, (7, 4), {"alibi_slopes": randn(2, 4, seed=7), "window": 4, "softcap": 2.0}),
+}.items():
+    q, k, v = qkv(2, T_q, 8, 4, 2, 5)
+    CASES += [("decode_attention", name, (q, k, v, torch.tensor(lengths)), how)]
+    table = torch.tensor([[3, 0, 5], [1, 4, -1]], dtype=torch.int32)
+    pages = [t.flatten(0, 1)[:15].unflatten(0, (5, 3)).repeat(2, 1, 1, 1)[:7] for t in (k, v)]
+    CASES += [("decode_attention", name + "-pages", (q, *pages, torch.tensor(lengths)), how | {"block_table": table})]
+
 PARAMETERS = pytest.mark.parametrize(
     ("op", "args", "options"), [pytest.param(c[0], c[2], c[3], id=f"{c[0]}-{c[1]}") for c in CASES]
 )
 
 
+WITHOUT_GRADIENTS = ("decode_attention", "sample_logits")
+
+
 def is_constant(op: str, i: int) -> bool:
-    return (op == "rope" and i > 0) or op == "sample_logits"  # angles are no parameters; a draw has no slope
+    return (op == "rope" and i > 0) or op in WITHOUT_GRADIENTS  # angles are no parameters
 
 
 def run(f: Callable[..., Any], op: str, args: tuple[Any, ...], options: dict[str, Any], dtype: torch.dtype):
@@ -388,7 +442,7 @@ def test_memory_layout_does_not_matter(implementation: str, op: str) -> None:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("op", [op for op in ops.OPERATIONS if op != "sample_logits"])
+@pytest.mark.parametrize("op", [op for op in ops.OPERATIONS if op not in WITHOUT_GRADIENTS])
 def test_gradcheck(implementation: str, op: str) -> None:
     _, _, args, options = next(c for c in CASES if c[0] == op and 6 < c[2][0].numel() < 300)
     inputs = tuple(
