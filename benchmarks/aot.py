@@ -117,7 +117,8 @@ def arguments(launch: Any) -> tuple[dict[str, str], dict[str, Any], list[str]]:
     aligned = []
     for parameter in launch.kernel.params:
         name, value = parameter.name, launch.arguments[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):  # Triton compiles a 1 in
+        is_any = parameter.do_not_specialize  # then the compiler is told nothing of a number
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1 and not is_any):  # Triton compiles a 1 in
             types[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
             types[name] = "*" + POINTERS[value.dtype]
@@ -126,7 +127,7 @@ def arguments(launch: Any) -> tuple[dict[str, str], dict[str, Any], list[str]]:
             types[name] = "fp32"
         else:
             types[name] = "i32" if abs(value) < 1 << 31 else "i64"
-            aligned += [name] if value % 16 == 0 else []
+            aligned += [name] if value % 16 == 0 and not is_any else []
     return types, constants, aligned
 
 

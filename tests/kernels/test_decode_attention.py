@@ -335,7 +335,7 @@ def test_the_number_of_splits(slots: int) -> None:
     for programs in (1, 2, 7, 8, 64, 100, 131, 300, 1000, 10_000):
         for room in (1, 128, 4096, 131_072):
             n = kernel.number_of_splits(programs, room, 128, slots)
-            most = max(1, min(-(-room // 128), 128))
+            most = max(1, min(-(-room // 128), kernel.MOST_SPLITS))
             waves = {s: -(-s * programs // slots) for s in range(1, most + 1)}
             use = {s: s * programs / (waves[s] * slots) for s in waves}
             assert 1 <= n <= most
@@ -497,7 +497,7 @@ PLANTS = {
     "splits that overlap": ("first + split * share,", "first + split * share - split,"),
     "splits that are not weighed": ("w = tl.exp2(each - m_safe)", "w = tl.where(there, 1.0, 0.0)"),
     "logarithms to base e": ("m + tl.log2(sums)", "m + tl.log(sums)"),
-    "the last split is forgotten": ("there = at + s < splits", "there = at + s < tl.maximum(splits - 1, 1)"),
+    "the last split is forgotten": ("there = at + s < used", "there = at + s < tl.maximum(used - 1, 1)"),
 }  # fmt: skip
 CATCHERS = [
     Call((100, 33), 5, (6, 2), 96, page=6, options={"window": 40}),
