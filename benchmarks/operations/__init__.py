@@ -26,8 +26,8 @@ from . import (
 from .base import LIBRARIES, Case, Function, Operation, Shape, results
 
 MODULES = (
-    softmax, layer_norm, rms_norm, add_norm, attention, decode_attention, cross_entropy, linear_cross_entropy, gelu, relu2,
-    swiglu, rope, sample_logits,
+    softmax, layer_norm, rms_norm, add_norm, attention, decode_attention, cross_entropy, linear_cross_entropy, gelu,
+    relu2, swiglu, rope, sample_logits,
 )  # fmt: skip
 OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 

@@ -60,15 +60,17 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Queries of 1, 4, 8 and 16 tokens are 8, 32, 64 and 128 rows for each key-value head."""
     from ...kernels import decode_attention
 
-    def example(D: int, T_q: int, B: int = 1, page: int = 0, **options: Any) -> Callable[[], Any]:
+    def example(
+        D: int, T_q: int, B: int = 1, page: int = 0, alibi: bool = False, **options: Any
+    ) -> Callable[[], Any]:  # fmt: skip
         def call() -> None:
             q = torch.empty(B, T_q, GROUP, D, dtype=FORMATS[dtype])
-            cache = torch.empty(B, 4096, 1, D, dtype=FORMATS[dtype])
+            pages = 4096 // page if page else 1
+            cache = torch.empty(B * pages, page or 4096, 1, D, dtype=FORMATS[dtype])
             lengths = torch.empty(B, dtype=torch.int32)
             if page:
-                cache = cache.view(-1, page, 1, D)
-                options["block_table"] = torch.empty(B, 4096 // page, dtype=torch.int32)
-            if options.pop("alibi", False):
+                options["block_table"] = torch.empty(B, pages, dtype=torch.int32)
+            if alibi:
                 options["alibi_slopes"] = torch.empty(GROUP)
             decode_attention.decode_attention(q, cache, cache, lengths, **options)
 

@@ -6,6 +6,7 @@ fill; and no program may read outside of the tensors it was given.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ from hornbook import native, ops
 from hornbook.errors import ConfigError
 from hornbook.kernels import decode_attention as kernel
 from hornbook.kernels import interpreter, library
+from hornbook.model import GPT, GPTConfig
 from hornbook.reference.decode_attention import decode_attention as reference
 from torch import Tensor
 from torch import library as operators
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from . import harness
 from .test_harness import DEVICE, interpreter_error, load
@@ -476,6 +479,35 @@ def test_what_the_kernel_refuses(arguments: tuple[Tensor, ...], options: dict[st
 def test_what_all_refuse(arguments: Any, options: dict[str, Any], words: str, implementation: str) -> None:
     with ops.use_kernels(implementation), pytest.raises(ConfigError, match=words):
         ops.decode_attention(*arguments, **options)
+
+
+@pytest.mark.parametrize("position", ["learned", "rope"])
+def test_a_step_of_a_model_is_the_same_at_every_position(position: Any, device: str) -> None:
+    """What PyTorch is told to do in one step is recorded, and done again for the next tokens: the cache itself knows
+    how far it is, as it must where a CUDA graph repeats a step."""
+    torch.manual_seed(0)
+    fields = {"norm": "rmsnorm", "n_kv_head": 2} if position == "rope" else {}
+    config = GPTConfig(64, 32, n_layer=2, n_head=4, d_model=64, position=position, init_std=0.2, **fields)
+    model = GPT(config).to(device).eval()
+    ids = torch.randint(64, (3, 24), device=device)
+    with torch.no_grad(), ops.use_kernels("torch", decode_attention="fused"):
+        want = model(ids)
+        for chunk in (1, 3):
+            cache = model.new_cache(3)
+            model(ids[:, :18], cache=cache)  # too many for the kernel
+            with harness.launching("decode_attention_split"):
+                got = [model(ids[:, 18 : 18 + chunk], cache=cache)]
+            step = make_fx(functools.partial(model, cache=cache))(ids[:, :chunk])
+            cache.truncate(18 + chunk)
+            for at in range(18 + chunk, 24, chunk):
+                got.append(step(ids[:, at : at + chunk]))
+            torch.testing.assert_close(torch.cat(got, 1), want[:, 18:], atol=1e-5, rtol=1e-5)
+            assert cache.lengths.tolist() == [24] * 3
+        cache.truncate(20)
+        cache.select(torch.tensor([2, 0], device=device))
+        torch.testing.assert_close(model(ids[[2, 0], 20:22], cache=cache), want[[2, 0], 20:22], atol=1e-5, rtol=1e-5)
+        with pytest.raises(ConfigError, match="room for 32 tokens, not 33"):
+            cache.places(11)
 
 
 # Mistakes that are planted into the kernel's source, which must not get through `check`.
