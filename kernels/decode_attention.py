@@ -41,13 +41,13 @@ FAR = 1 << 30  # a window that no key is outside of
 
 
 @triton.jit
-def stretch(Lengths, b, room, T_q, window, least, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr):
+def stretch(Lengths, b, room, T_q, window, least, splits, BLOCK_N: tl.constexpr):
     """Of sequence b: the first key that any query sees, the one behind the last, the beginning of the first block, and
     the keys of a split, whole blocks and ``least`` of them at least."""
     end = tl.maximum(tl.minimum(tl.load(Lengths + b).to(tl.int64), room), 0).to(tl.int32)
     begin = tl.maximum(end - T_q - window + 1, 0)  # of the first query's window
     first = begin // BLOCK_N * BLOCK_N
-    share = tl.cdiv(tl.maximum(end - first, 0), SPLITS)
+    share = tl.cdiv(tl.maximum(end - first, 0), splits)
     return begin, end, first, tl.maximum(tl.cdiv(share, BLOCK_N) * BLOCK_N, least)
 
 
@@ -77,27 +77,31 @@ def tile(X, rows, there, FROM: tl.constexpr, TO: tl.constexpr, WIDTH: tl.constex
     return tl.load(X + rows[:, None] + d[None, :], mask=there[:, None] & (d < TO)[None, :], other=0.0)
 
 
-@triton.jit
+STRIDES = ("table_b", "slopes_b", *(f"{t}_{axis}" for t in "qkv" for axis in "bth"))
+SIZES = ("room", "T_q", "H", "window", "least", "splits")
+
+
+@triton.jit(do_not_specialize=[*STRIDES, *SIZES, "H_kv", "pages"])  # not to compile it anew for a size of 1
 def decode_attention_split(
     Q, K, V, Lengths, Table, Slopes, O, Part, L,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, table_b, slopes_b,
-    room, T_q, H, H_kv, pages, window, least, scale, softcap,
-    SPLITS: tl.constexpr, PAGE: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr, UNIT: tl.constexpr,
+    room, T_q, H, H_kv, pages, window, least, splits, scale, softcap,
+    MERGE: tl.constexpr, PAGE: tl.constexpr, CAPPED: tl.constexpr, ALIBI: tl.constexpr, UNIT: tl.constexpr,
     D: tl.constexpr, D_0: tl.constexpr, D_1: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     DOT: tl.constexpr,
 ):  # fmt: skip
     """One split of the keys of one key-value head of one sequence, for BLOCK_M of the rows (token, head) that see it.
 
     PAGE is 0 for keys in a row. Strides of Q, K and V are in units of UNIT numbers, so that the compiler knows which
-    loads are aligned. Channels are two parts, D_0 and D_1, the latter 0 for none. SPLITS = 1: straight to O, else to
-    Part (B, SPLITS, T_q, H, D) and L (B, SPLITS, T_q, H), the logarithm to base 2."""
+    loads are aligned. Channels are two parts, D_0 and D_1, the latter 0 for none. MERGE: to Part (B, splits, T_q, H,
+    D) and L (B, splits, T_q, H), the logarithm to base 2; else straight to O."""
     # Neighbours in the grid are rows that share their keys, then heads, whose keys are neighbours in memory.
     group = H // H_kv
     of_keys, block = place(T_q * group, BLOCK_M)
-    h_kv, split, b = of_keys % H_kv, of_keys // H_kv % SPLITS, (of_keys // H_kv // SPLITS).to(tl.int64)
-    begin, end, first, share = stretch(Lengths, b, room, T_q, window, least, SPLITS, BLOCK_N)
+    h_kv, split, b = of_keys % H_kv, of_keys // H_kv % splits, (of_keys // H_kv // splits).to(tl.int64)
+    begin, end, first, share = stretch(Lengths, b, room, T_q, window, least, splits, BLOCK_N)
     start, stop = first + split * share, tl.minimum(end, first + (split + 1) * share)
-    if SPLITS > 1 and start >= stop:
+    if MERGE and start >= stop:
         return
 
     m_row = block * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -176,13 +180,13 @@ def decode_attention_split(
             V += tl.full((), BLOCK_N * UNIT, tl.int64) * v_t
 
     sums = tl.where(l == 0.0, 1.0, l)  # a query that sees nothing gets 0
-    if SPLITS == 1:
+    if not MERGE:
         rows = ((b * T_q + t) * H + h) * D
         keep(O, rows, real, acc_0 / sums[:, None], 0, D, D_0)
         if D_1 > 0:
             keep(O, rows, real, acc_1 / sums[:, None], D_0, D, D_1)
     else:
-        row = ((b * SPLITS + split) * T_q + t) * H + h
+        row = ((b * splits + split) * T_q + t) * H + h
         keep(Part, row * D, real, acc_0 / sums[:, None], 0, D, D_0)
         if D_1 > 0:
             keep(Part, row * D, real, acc_1 / sums[:, None], D_0, D, D_1)
@@ -196,24 +200,24 @@ def keep(X, rows, real, x, FROM: tl.constexpr, TO: tl.constexpr, WIDTH: tl.const
     tl.store(X + rows[:, None] + d[None, :], x.to(X.dtype.element_ty), mask=real[:, None] & (d < TO)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def decode_attention_merge(
-    Part, L, Lengths, O, room, T_q, H, window, least,
-    SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
+    Part, L, Lengths, O, room, T_q, H, window, least, splits,
+    BLOCK_N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One query of one head: the splits that had keys, weighed by what they added up."""
     row = tl.program_id(0).to(tl.int64)
     b = row // (T_q * H)
-    _, end, first, share = stretch(Lengths, b, room, T_q, window, least, SPLITS, BLOCK_N)
-    splits = tl.cdiv(tl.maximum(end - first, 0), share)
+    _, end, first, share = stretch(Lengths, b, room, T_q, window, least, splits, BLOCK_N)
+    used = tl.cdiv(tl.maximum(end - first, 0), share)
     d = tl.arange(0, BLOCK_D)
     s = tl.arange(0, BLOCK_S)
-    from_part = b * (SPLITS - 1) * T_q * H + row  # the row of split 0
+    from_part = b * (splits - 1) * T_q * H + row  # the row of split 0
     m = tl.full((), float("-inf"), tl.float32)
     l = tl.full((), 0.0, tl.float32)
     acc = tl.zeros((BLOCK_D,), tl.float32)
-    for at in range(0, splits, BLOCK_S):
-        there = at + s < splits
+    for at in range(0, used, BLOCK_S):
+        there = at + s < used
         rows = from_part + (at + s).to(tl.int64) * T_q * H
         each = tl.load(L + rows, mask=there, other=float("-inf"))
         o = tl.load(Part + rows[:, None] * D + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
@@ -254,6 +258,7 @@ TABLE: dict[tuple[int, int], tuple[Tile, ...]] = {
 }
 SPLIT_BYTES = 1 << 16  # of keys and values, at least, and
 SPLIT_SHARE = 4  # times as many as of the part of a result that a split leaves: what makes it worth merging
+MOST_SPLITS = 256
 MERGED = 16  # splits that a program merges at a time
 MULTIPROCESSORS = 132  # where there is no GPU: those of an H200
 
@@ -279,7 +284,7 @@ def number_of_splits(programs: int, room: int, least: int, slots: int) -> int:
 
     Programs of one length run in waves, the last of which may be small: the fewest splits are taken that waste hardly
     more than the best number does."""
-    most = max(1, min(library.cdiv(room, least), 128))
+    most = max(1, min(library.cdiv(room, least), MOST_SPLITS))
     full = {n: n * programs / (library.cdiv(n * programs, slots) * slots) for n in range(1, most + 1)}
     return min(n for n, share in full.items() if share >= 0.9 * max(full.values()))
 
@@ -292,16 +297,9 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def _decode(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    lengths: Tensor,
-    block_table: Tensor | None,
-    window: int,
-    scale: float,
-    softcap: float,
-    slopes: Tensor | None,
-) -> Tensor:
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, block_table: Tensor | None, window: int,
+    scale: float, softcap: float, slopes: Tensor | None,
+) -> Tensor:  # fmt: skip
     B, T_q, H, D = q.shape
     o = q.new_empty(q.shape)
     if o.numel() == 0:
@@ -328,16 +326,16 @@ def _decode(
         *(stride // unit for stride in strides),
         0 if block_table is None else block_table.stride(0),
         0 if slopes is None or slopes.dim() == 1 else slopes.stride(0),
-        room, T_q, H, H_kv, len(k_cache), window, least, scale, softcap,
-        SPLITS=splits, PAGE=page, CAPPED=softcap > 0, ALIBI=slopes is not None, UNIT=unit,
+        room, T_q, H, H_kv, len(k_cache), window, least, splits, scale, softcap,
+        MERGE=splits > 1, PAGE=page, CAPPED=softcap > 0, ALIBI=slopes is not None, UNIT=unit,
         D=D, D_0=d_0, D_1=d_1, BLOCK_M=cut.rows, BLOCK_N=cut.keys,
         # Products of fp32 numbers are full fp32 products, not of numbers cut to the 10 bits of tf32.
         DOT="ieee" if q.dtype == torch.float32 else "tf32", num_warps=cut.warps, num_stages=cut.stages,
     )  # fmt: skip
     if splits > 1:
         library.launch(
-            decode_attention_merge, (B * T_q * H,), part, log_sum, lengths, o, room, T_q, H, window, least,
-            SPLITS=splits, BLOCK_N=cut.keys, D=D, BLOCK_D=library.power_of_2(D), BLOCK_S=MERGED,
+            decode_attention_merge, (B * T_q * H,), part, log_sum, lengths, o, room, T_q, H, window, least, splits,
+            BLOCK_N=cut.keys, D=D, BLOCK_D=library.power_of_2(D), BLOCK_S=MERGED,
         )  # fmt: skip
     return o
 

@@ -12,6 +12,7 @@ from . import (
     attention,
     base,
     cross_entropy,
+    decode_attention,
     gelu,
     layer_norm,
     linear_cross_entropy,
@@ -25,8 +26,8 @@ from . import (
 from .base import LIBRARIES, Case, Function, Operation, Shape, results
 
 MODULES = (
-    softmax, layer_norm, rms_norm, add_norm, attention, cross_entropy, linear_cross_entropy, gelu, relu2, swiglu, rope,
-    sample_logits,
+    softmax, layer_norm, rms_norm, add_norm, attention, decode_attention, cross_entropy, linear_cross_entropy, gelu,
+    relu2, swiglu, rope, sample_logits,
 )  # fmt: skip
 OPERATIONS = {module.OPERATION.name: module.OPERATION for module in MODULES}
 
@@ -40,7 +41,8 @@ def implementation(name: str, operation: str) -> Function:
         ImportError: for a library that is not there, and KeyError for one that does not have the operation.
     """
     if name not in LIBRARIES:
-        return base.implementation(name, operation)
+        function, adapt = base.implementation(name, operation), OPERATIONS[operation].adapt
+        return function if adapt is None else adapt(function)
     module, attribute, more = OPERATIONS[operation].peers[name]
     found = getattr(importlib.import_module(module), attribute)
     call = getattr(found, "apply", found)

@@ -49,6 +49,24 @@ class Chances:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """An input of one whole number for all, such as lengths."""
+
+    shape: Shape
+    value: int
+
+
+@dataclass(frozen=True)
+class Pages:
+    """An input of all whole numbers from 0 on, each once, in any order, such as the pages of a cache."""
+
+    shape: Shape
+
+
+Input = Shape | Ids | Fixed | Chances | Filled | Pages
+
+
+@dataclass(frozen=True)
 class Operation:
     """What there is to know about an operation in order to time it, and to compile it without a GPU."""
 
@@ -64,7 +82,7 @@ class Operation:
     """as in a model's step: of this the calls are that a CUDA graph holds together, for the time between kernels"""
     forms: dict[str, dict[str, Any]]
     """name → arguments"""
-    inputs: Callable[[Shape, str], list[Shape | Ids | Fixed | Chances]]
+    inputs: Callable[[Shape, str], list[Input]]
     work: Callable[[Shape, str, str, int], tuple[int, int]]
     """(shape, form, direction, bytes of a number) → bytes to move, operations in products of matrices"""
     error: Callable[[Case, list[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], float]
@@ -84,6 +102,8 @@ class Operation:
     """form → the gradient of a loss with which the way back begins; 1 if not given"""
     peer_error: Callable[..., float] | None = None
     """as ``error``, for libraries whose results are not to be compared number by number"""
+    adapt: Callable[[Function], Function] | None = None
+    """a function of the operation → one that takes all ``inputs`` in a row; the function itself if not given"""
 
 
 @dataclass(frozen=True)
@@ -109,11 +129,15 @@ class Case:
         dtype = FORMATS[self.dtype]
         origin = torch.zeros((), device=device, dtype=dtype, requires_grad=True)
 
-        def tensor(what: Shape | Ids | Fixed | Chances) -> Tensor:
+        def tensor(what: Input) -> Tensor:
             if isinstance(what, Ids):
                 return torch.randint(what.below, what.shape, device=device)
             if isinstance(what, Chances):
                 return torch.rand(what.shape, device=device)
+            if isinstance(what, Filled):
+                return torch.full(what.shape, what.value, dtype=torch.int32, device=device)
+            if isinstance(what, Pages):
+                return torch.randperm(math.prod(what.shape), dtype=torch.int32, device=device).view(what.shape)
             shape = what.shape if isinstance(what, Fixed) else what
             if isinstance(what, Fixed):
                 # Drawn in fp32: in bf16 randn is too coarse on a CPU to draw the largest numbers.

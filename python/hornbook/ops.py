@@ -22,18 +22,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import math
 import os
 from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import native
+from . import checks, native
 from .errors import ConfigError, nearest
 
 OPERATIONS = (
@@ -292,8 +290,8 @@ def add_norm(
     *,
     norm: str = "layer_norm",
 ) -> tuple[Tensor, Tensor]:
-    _known("norm", norm, ("layer_norm", "rms_norm"))
-    _same("residual", residual, x.shape)
+    checks.known("norm", norm, ("layer_norm", "rms_norm"))
+    checks.same("residual", residual, x.shape)
     return _run("add_norm", x, residual, weight, bias, eps, norm=norm)
 
 
@@ -313,9 +311,9 @@ def attention(
     deterministic: bool = True,
 ) -> Any:
     if window is not None or softcap is not None or alibi_slopes is not None:
-        _scores(window, softcap, alibi_slopes, q, packed=cu_seqlens is not None)
+        checks.scores(window, softcap, alibi_slopes, q, packed=cu_seqlens is not None)
     if document_ids is not None or cu_seqlens is not None:
-        _documents(document_ids, cu_seqlens, q, k)
+        checks.documents(document_ids, cu_seqlens, q, k)
     return _run(
         "attention", q, k, v, causal=causal, window=window, scale=scale, softcap=softcap, alibi_slopes=alibi_slopes,
         document_ids=document_ids, cu_seqlens=cu_seqlens, return_lse=return_lse, deterministic=deterministic,
@@ -333,7 +331,7 @@ def cross_entropy(
     softcap: float | None = None,
     inplace: bool = False,
 ) -> Tensor:
-    _loss(reduction, label_smoothing, softcap)
+    checks.loss(reduction, label_smoothing, softcap)
     return _run(
         "cross_entropy", logits, targets, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, inplace=inplace,
@@ -353,8 +351,8 @@ def decode_attention(
     alibi_slopes: Tensor | None = None,
 ) -> Tensor:
     if window is not None or softcap is not None or alibi_slopes is not None:
-        _scores(window, softcap, alibi_slopes, q, packed=False)
-    _cached(q, k_cache, v_cache, lengths, block_table)
+        checks.scores(window, softcap, alibi_slopes, q, packed=False)
+    checks.cached(q, k_cache, v_cache, lengths, block_table)
     return _run(
         "decode_attention", q, k_cache, v_cache, lengths, block_table=block_table, window=window, scale=scale,
         softcap=softcap, alibi_slopes=alibi_slopes,
@@ -362,8 +360,8 @@ def decode_attention(
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, *, approximate: str = "none") -> Tensor:
-    _known("approximate", approximate, ("none", "tanh"))
-    _same("bias", bias, x.shape[-1:])
+    checks.known("approximate", approximate, ("none", "tanh"))
+    checks.same("bias", bias, x.shape[-1:])
     return _run("gelu", x, bias, approximate=approximate)
 
 
@@ -382,7 +380,7 @@ def linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
 ) -> Tensor:
-    _loss(reduction, label_smoothing, softcap)
+    checks.loss(reduction, label_smoothing, softcap)
     return _run(
         "linear_cross_entropy", x, weight, targets, ignore_index=ignore_index, reduction=reduction,
         label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap,
@@ -390,7 +388,7 @@ def linear_cross_entropy(
 
 
 def relu2(x: Tensor, bias: Tensor | None = None) -> Tensor:
-    _same("bias", bias, x.shape[-1:])
+    checks.same("bias", bias, x.shape[-1:])
     return _run("relu2", x, bias)
 
 
@@ -411,7 +409,7 @@ def sample_logits(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> Tensor:
-    check_filters(temperature, top_k, top_p, min_p)
+    checks.filters(temperature, top_k, top_p, min_p)
     return _run("sample_logits", logits, uniform, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
@@ -420,111 +418,5 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
 
 
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
-    _same("up", up, gate.shape)
+    checks.same("up", up, gate.shape)
     return _run("swiglu", gate, up)
-
-
-# What every implementation refuses alike, before it is asked.
-
-
-def _known(what: str, name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        raise ConfigError(f"{what} is one of {', '.join(map(repr, names))}, not {name!r}{nearest(name, names)}")
-
-
-def _same(what: str, t: Tensor | None, shape: torch.Size) -> None:
-    if t is not None and t.shape != shape:
-        raise ConfigError(f"{what} has shape {tuple(t.shape)}, but {tuple(shape)} is needed")
-
-
-def check_filters(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
-    """Whether `sample_logits` can be told so.
-
-    Raises:
-        ConfigError: that names the number which makes no sense.
-    """
-    if not 0 <= temperature < math.inf:
-        raise ConfigError(f"temperature must be a number of at least 0, not {temperature}")
-    if top_k < 0:
-        raise ConfigError(f"top_k must be at least 0 (which means all), not {top_k}")
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if not 0 <= min_p <= 1:
-        raise ConfigError(f"min_p must be from 0 to 1, not {min_p}")
-
-
-def _loss(reduction: str, label_smoothing: float, softcap: float | None) -> None:
-    _known("reduction", reduction, ("mean", "sum", "none"))
-    if not 0 <= label_smoothing <= 1:
-        raise ConfigError(f"label_smoothing is a share, from 0 to 1, not {label_smoothing!r}")
-    _cap(softcap)
-
-
-def _cap(softcap: float | None) -> None:
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ConfigError(f"softcap is a number above 0, or None, not {softcap!r}")
-
-
-def _scores(window: int | None, softcap: float | None, slopes: Tensor | None, q: Tensor, packed: bool) -> None:
-    if window is not None and (isinstance(window, bool) or window < 1):
-        raise ConfigError(f"window is how many keys are seen on one side, the query's own among them: not {window!r}")
-    _cap(softcap)
-    if slopes is not None:
-        heads = q.shape[-2] if q.dim() == 4 or packed else 1
-        if slopes.shape not in ((heads,), (1 if packed else len(q), heads)):
-            raise ConfigError(
-                f"alibi_slopes has shape {tuple(slopes.shape)}, but one number for each of {heads} heads is needed, or "
-                "one for each head of each sequence"
-            )
-        if slopes.requires_grad:
-            raise ConfigError("alibi_slopes are constants: they get no gradient, so they must not ask for one")
-
-
-def _cached(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, block_table: Tensor | None) -> None:
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        raise ConfigError("decode_attention has no gradient: use attention, or call it inside torch.no_grad()")
-    rows = q.shape[:1] if block_table is None else k.shape[:1]
-    if q.dim() != 4 or k.dim() != 4 or (k.shape[0], k.shape[3]) != (*rows, q.shape[3]):
-        kind = "(B, T_max, H_kv, D)" if block_table is None else "(pages, page_size, H_kv, D)"
-        raise ConfigError(f"q is (B, T_q, H, D) and the cache {kind}, not {tuple(q.shape)} and {tuple(k.shape)}")
-    _same("v_cache", v, k.shape)
-    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
-        raise ConfigError(f"{q.shape[2]} query heads cannot share {k.shape[2]} key-value heads evenly")
-    _same("lengths", lengths, q.shape[:1])
-    for what, t, kinds in (
-        ("lengths", lengths, (torch.int32, torch.int64)),
-        ("block_table", block_table, (torch.int32,)),
-    ):
-        if t is not None and (t.dtype not in kinds or t.device != q.device):
-            names = " or ".join(str(kind).removeprefix("torch.") for kind in kinds)
-            raise ConfigError(f"{what} holds {names} numbers on {q.device}, not {t.dtype} on {t.device}")
-    if block_table is not None and (block_table.dim() != 2 or len(block_table) != len(q) or k.shape[1] == 0):
-        raise ConfigError(
-            f"block_table has a row of pages for each of {len(q)} sequences, each page room for a key at least, not "
-            f"{tuple(block_table.shape)} for pages of {k.shape[1]}"
-        )
-
-
-def _documents(ids: Tensor | None, cu_seqlens: Tensor | None, q: Tensor, k: Tensor) -> None:
-    if ids is not None and cu_seqlens is not None:
-        raise ConfigError("document_ids and cu_seqlens both say which tokens belong together: give one of them")
-    for what, t in (("document_ids", ids), ("cu_seqlens", cu_seqlens)):
-        if t is not None and t.dtype not in (torch.int64, torch.int32):
-            raise ConfigError(f"{what} holds int64 or int32 numbers, not {str(t.dtype).removeprefix('torch.')}")
-    if ids is not None:
-        if q.shape[1] != k.shape[1]:
-            raise ConfigError(f"with document_ids queries are the keys' tokens, but there are {q.shape[1]} queries")
-        _same("document_ids", ids, q.shape[:2])
-    if cu_seqlens is not None:
-        if q.dim() != 3 or len(q) != len(k):
-            raise ConfigError(
-                f"with cu_seqlens q is (total, H, D) and k (total, H_kv, D), not {tuple(q.shape)} and {tuple(k.shape)}"
-            )
-        if cu_seqlens.dim() != 1 or len(cu_seqlens) < 1:
-            raise ConfigError(
-                f"cu_seqlens is one row, of a number more than there are sequences, not {tuple(cu_seqlens.shape)}"
-            )
-        if not cu_seqlens.is_cuda and not torch.compiler.is_compiling():  # asking a GPU would mean to wait for it
-            ends = cu_seqlens.tolist()
-            if ends[0] != 0 or ends[-1] != len(q) or any(a > b for a, b in pairwise(ends)):
-                raise ConfigError(f"cu_seqlens begins with 0, never falls, and ends with the {len(q)} rows of q")

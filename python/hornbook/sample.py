@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import ops
+from . import checks, ops
 from .errors import ConfigError
 from .model import GPT
 from .reference.sample_logits import probabilities as filtered
@@ -46,7 +46,7 @@ class Sampling:
     """the logits of tokens in the text so far are divided by it if positive, multiplied if negative"""
 
     def __post_init__(self) -> None:
-        ops.check_filters(**self.filters)
+        checks.filters(**self.filters)
         if not 0 < self.repetition_penalty < math.inf:
             raise ConfigError(f"repetition_penalty must be above 0 (1 means none), not {self.repetition_penalty}")
 

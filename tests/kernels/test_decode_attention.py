@@ -6,6 +6,7 @@ fill; and no program may read outside of the tensors it was given.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ from hornbook import native, ops
 from hornbook.errors import ConfigError
 from hornbook.kernels import decode_attention as kernel
 from hornbook.kernels import interpreter, library
+from hornbook.model import GPT, GPTConfig
 from hornbook.reference.decode_attention import decode_attention as reference
 from torch import Tensor
 from torch import library as operators
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from . import harness
 from .test_harness import DEVICE, interpreter_error, load
@@ -335,7 +338,7 @@ def test_the_number_of_splits(slots: int) -> None:
     for programs in (1, 2, 7, 8, 64, 100, 131, 300, 1000, 10_000):
         for room in (1, 128, 4096, 131_072):
             n = kernel.number_of_splits(programs, room, 128, slots)
-            most = max(1, min(-(-room // 128), 128))
+            most = max(1, min(-(-room // 128), kernel.MOST_SPLITS))
             waves = {s: -(-s * programs // slots) for s in range(1, most + 1)}
             use = {s: s * programs / (waves[s] * slots) for s in waves}
             assert 1 <= n <= most
@@ -478,6 +481,35 @@ def test_what_all_refuse(arguments: Any, options: dict[str, Any], words: str, im
         ops.decode_attention(*arguments, **options)
 
 
+@pytest.mark.parametrize("position", ["learned", "rope"])
+def test_a_step_of_a_model_is_the_same_at_every_position(position: Any, device: str) -> None:
+    """What PyTorch is told to do in one step is recorded, and done again for the next tokens: the cache itself knows
+    how far it is, as it must where a CUDA graph repeats a step."""
+    torch.manual_seed(0)
+    fields = {"norm": "rmsnorm", "n_kv_head": 2} if position == "rope" else {}
+    config = GPTConfig(64, 32, n_layer=2, n_head=4, d_model=64, position=position, init_std=0.2, **fields)
+    model = GPT(config).to(device).eval()
+    ids = torch.randint(64, (3, 24), device=device)
+    with torch.no_grad(), ops.use_kernels("torch", decode_attention="fused"):
+        want = model(ids)
+        for chunk in (1, 3):
+            cache = model.new_cache(3)
+            model(ids[:, :18], cache=cache)  # too many for the kernel
+            with harness.launching("decode_attention_split"):
+                got = [model(ids[:, 18 : 18 + chunk], cache=cache)]
+            step = make_fx(functools.partial(model, cache=cache))(ids[:, :chunk])
+            cache.truncate(18 + chunk)
+            for at in range(18 + chunk, 24, chunk):
+                got.append(step(ids[:, at : at + chunk]))
+            torch.testing.assert_close(torch.cat(got, 1), want[:, 18:], atol=1e-5, rtol=1e-5)
+            assert cache.lengths.tolist() == [24] * 3
+        cache.truncate(20)
+        cache.select(torch.tensor([2, 0], device=device))
+        torch.testing.assert_close(model(ids[[2, 0], 20:22], cache=cache), want[[2, 0], 20:22], atol=1e-5, rtol=1e-5)
+        with pytest.raises(ConfigError, match="room for 32 tokens, not 33"):
+            cache.places(11)
+
+
 # Mistakes that are planted into the kernel's source, which must not get through `check`.
 
 PLANTS = {
@@ -497,7 +529,7 @@ PLANTS = {
     "splits that overlap": ("first + split * share,", "first + split * share - split,"),
     "splits that are not weighed": ("w = tl.exp2(each - m_safe)", "w = tl.where(there, 1.0, 0.0)"),
     "logarithms to base e": ("m + tl.log2(sums)", "m + tl.log(sums)"),
-    "the last split is forgotten": ("there = at + s < splits", "there = at + s < tl.maximum(splits - 1, 1)"),
+    "the last split is forgotten": ("there = at + s < used", "there = at + s < tl.maximum(used - 1, 1)"),
 }  # fmt: skip
 CATCHERS = [
     Call((100, 33), 5, (6, 2), 96, page=6, options={"window": 40}),
