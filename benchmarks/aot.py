@@ -128,34 +128,47 @@ def arguments(launch: Any) -> tuple[dict[str, str], dict[str, Any], list[str]]:
     aligned = []
     for parameter in launch.kernel.params:
         name, value = parameter.name, launch.arguments[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):  # Triton compiles a 1 in
+        special = not parameter.do_not_specialize
+        if parameter.is_constexpr or (special and isinstance(value, int) and value == 1):  # Triton compiles a 1 in
             types[name], constants[name] = "constexpr", value
         elif isinstance(value, Tensor):
             types[name] = "*" + POINTERS[value.dtype]
             aligned.append(name)
+        elif hasattr(value, "block_shape"):  # a tensor descriptor; Gluon's has a layout besides
+            block, layout = ",".join(map(str, value.block_shape)), getattr(value, "layout", None)
+            layout = "" if layout is None else f",{layout!r}"
+            types[name] = f"tensordesc<{POINTERS[value.base.dtype]}[{block}]{layout}>"
         elif isinstance(value, float):
             types[name] = "fp32"
         else:
             types[name] = "i32" if abs(value) < 1 << 31 else "i64"
-            aligned += [name] if value % 16 == 0 else []
+            aligned += [name] if special and value % 16 == 0 else []
     return types, constants, aligned
 
 
-def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]:
-    """Compile the launch numbered ``index`` and look into what came out."""
+def build(launch: Any, target: int) -> Any:
+    """Compile a recorded launch: Triton's object with ``asm`` and ``metadata``."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    example, launch, variant = launches(only)[index]
+    Source: Any = ASTSource
+    if launch.kernel.is_gluon():
+        from triton.experimental.gluon._runtime import GluonASTSource as Source
     types, constants, aligned = arguments(launch)
     names = launch.kernel.arg_names
-    source = ASTSource(
+    source = Source(
         fn=launch.kernel,
         signature={name: types[name] for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch.options)
+
+
+def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]:
+    """Compile the launch numbered ``index`` and look into what came out."""
+    example, launch, variant = launches(only)[index]
     row: dict[str, Any] = {
         "kernel": launch.kernel.fn.__name__,
         "operation": example.operation,
@@ -167,7 +180,7 @@ def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]
         "stages": launch.options["num_stages"],
     }
     try:
-        compiled: Any = triton.compile(source, target=GPUTarget("cuda", target, 32), options=launch.options)
+        compiled = build(launch, target)
     except Exception as error:  # whatever stops the compiler is what this table is for
         return row | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
     row["shared"] = compiled.metadata.shared

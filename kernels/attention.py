@@ -8,19 +8,19 @@ block brings a larger score m', what was summed before is too large by exp(m' - 
 
     α = exp(m - m')        l ← α l + sum_j exp(s_j - m')        acc ← α acc + sum_j exp(s_j - m') v_j
 
-and at the end o = acc / l, and L = m + log l, the one number that backward needs besides. What goes into an exponential
-is scale q·k minus m or L in one operation (fma), rounded once: a score of 30 rounded before it would cost p two bits.
+and at the end o = acc / l, and L = m + log l, the one number that backward (`attention_backward`) needs besides.
 
-**Backward**, with P and dO known and D_i = dO_i · o_i:
+GPUs have powers of 2 only, so scores are kept as exponents of 2: times log2 e. What goes into a power is scale q·k
+minus m in one operation (fma), rounded once: a score of 30 rounded before it would cost p two bits.
 
-    dV = Pᵀ dO,    dP = dO Vᵀ,    dS = P (dP - D),    dQ = scale dS K,    dK = scale dSᵀ Q
+**What is seen.** Masks (causal, windows, documents) are a question of positions, and `attention_tiles` says which
+blocks of keys a block of queries sees at all, and in which it sees all: only at the edges in between is each number
+asked about.
 
-in two kernels that each recompute P from L: one owns a block of keys and walks over the queries (dK, dV), one owns a
-block of queries and walks over the keys (dQ). That is 7 products of matrices where 5 would do, and no two programs ever
-add to the same number, so the result is the same bits every time. A key-value head that several query heads share is
-one program's, which walks over all of them.
+**head_dim** is worked on in one piece, or in two (96 = 64 + 32), as tiles have powers of two.
 
-At the floor, forward reads q, k, v and writes o once, and computes 4 T_q T_k D operations a head, half of it if causal.
+At the floor, forward reads q, k, v and writes o once, and computes 4 D operations for every pair that sees each other,
+T_q T_k / 2 of them a head if causal.
 """
 
 from __future__ import annotations
@@ -34,284 +34,186 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import library
+from . import attention_backward, library
+from .attention_call import UNSPECIALISED, Call
+from .attention_tiles import (
+    document_of,
+    documents,
+    head,
+    keys_seen,
+    load_rows,
+    packed,
+    part,
+    place,
+    scored,
+    store_rows,
+    visible,
+)  # fmt: skip
+from .functions import LN2
 
 
-@triton.jit
-def place(T, H, BLOCK: tl.constexpr):
-    """What this program is for: the number of its block of tokens, its head, and its sequence."""
-    blocks = tl.cdiv(T, BLOCK)
-    row = tl.program_id(0) // blocks
-    return tl.program_id(0) % blocks, row % H, (row // H).to(tl.int64)
-
-
-@triton.jit
-def head(X, stride_b, stride_h, b, h):
-    """Where the rows of one head of one sequence begin: beyond what 32 bits can count, maybe."""
-    return X + b * stride_b + tl.cast(h, tl.int64) * stride_h
-
-
-@triton.jit
-def visible(i, j, T_q, T_k, CAUSAL: tl.constexpr):
-    """(I, J): whether query i is shown key j. The last query is shown every key."""
-    seen = (i < T_q)[:, None] & (j < T_k)[None, :]
-    if CAUSAL:
-        seen = seen & (j[None, :] <= i[:, None] + (T_k - T_q))
-    return seen
-
-
-@triton.jit
-def load_rows(X, stride, t, length, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows t of X, (len(t), BLOCK_D), with 0 beyond ``length`` rows and D channels."""
-    d = tl.arange(0, BLOCK_D)
-    inside = (t < length)[:, None] & (d < D)[None, :]
-    return tl.load(X + t[:, None].to(tl.int64) * stride + d[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def store_rows(X, stride, t, length, x, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    d = tl.arange(0, BLOCK_D)
-    inside = (t < length)[:, None] & (d < D)[None, :]
-    tl.store(X + t[:, None].to(tl.int64) * stride + d[None, :], x.to(X.dtype.element_ty), mask=inside)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def attention_forward(
-    Q, K, V, O, L, q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, T_q, T_k, H, H_kv, scale,
-    CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    DOT: tl.constexpr,
+    Q, K, V, O, L, Slopes, Start, Stop, Whole, q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, T_q, T_k, rows, H, H_kv,
+    scale, unit, softcap, window, slopes_b, together,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
+    D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, DOT: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries of one head. Q is (B, T_q, H, D), K and V (B, T_k, H_kv, D); q_b is Q's stride by B."""
-    block, h, b = place(T_q, H, BLOCK_M)
+    """One block of queries of one head. Q is (B, T_q, H, D), K and V (B, T_k, H_kv, D); q_b is Q's stride by B.
+
+    unit: what a product q·k is multiplied with to be an exponent of 2; 1 where `scored` does that."""
+    block, row = place(T_q, rows, together, BLOCK_M, CAUSAL)
+    h, b = row % H, (row // H).to(tl.int64)
+    Q, K, V = head(Q, q_b, q_h, b, h), head(K, k_b, k_h, b, h // (H // H_kv)), head(V, v_b, v_h, b, h // (H // H_kv))
     i = block * BLOCK_M + tl.arange(0, BLOCK_M)  # the queries
-    K = head(K, k_b, k_h, b, h // (H // H_kv))
-    V = head(V, v_b, v_h, b, h // (H // H_kv))
-    q = load_rows(head(Q, q_b, q_h, b, h), q_t, i, T_q, D, BLOCK_D)  # (BLOCK_M, BLOCK_D)
+    p_i = i + (T_k - T_q)  # where they stand: the last one at the last key
+    q = load_rows(Q, q_t, i, T_q, D, 0, D1, True)  # (BLOCK_M, D1)
+    if D2:
+        q2 = load_rows(Q, q_t, i, T_q, D, D1, D2, True)
+        acc2 = tl.zeros((BLOCK_M, D2), tl.float32)
+    start, stop, whole, slope = 0, 0, 0, 0.0
+    if DOCUMENTS:
+        start, stop, whole = document_of(Start, Stop, Whole, b, i, T_q)
+    if ALIBI:
+        slope = tl.load(Slopes + b * slopes_b + h)
 
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)
-    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    end = T_k
-    if CAUSAL:  # no query of this block is shown a later key
-        end = tl.minimum(T_k, (block + 1) * BLOCK_M + T_k - T_q)
-    for start in range(0, end, BLOCK_N):
-        j = start + tl.arange(0, BLOCK_N)  # the keys
-        k = load_rows(K, k_t, j, T_k, D, BLOCK_D)
-        qk = tl.dot(q, tl.trans(k), input_precision=DOT)  # (BLOCK_M, BLOCK_N)
-        seen = visible(i, j, T_q, T_k, CAUSAL)
-        m_new = tl.maximum(m, tl.max(tl.where(seen, qk * scale, float("-inf")), axis=1))
-        m_safe = tl.where(m_new == float("-inf"), 0.0, m_new)  # nothing seen yet: not inf - inf
-        p = tl.where(seen, tl.exp(tl.fma(qk, scale, -m_safe[:, None])), 0.0)
-        alpha = tl.exp(m - m_safe)
-        l = l * alpha + tl.sum(p, axis=1)
-        v = load_rows(V, v_t, j, T_k, D, BLOCK_D)
-        acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)
-        m = m_new
+    acc = tl.zeros((BLOCK_M, D1), tl.float32)
+    first, last = block * BLOCK_M + (T_k - T_q), tl.minimum((block + 1) * BLOCK_M, T_q) - 1 + (T_k - T_q)
+    begin, inner_begin, inner_end, end = keys_seen(
+        first, last, T_k, window, start, stop, whole, CAUSAL, WINDOW, DOCUMENTS, BLOCK_N
+    )
+    for number in tl.static_range(0 if WINDOW or DOCUMENTS else 1, 3):
+        from_, to = part(number, begin, inner_begin, inner_end, end)
+        for at in range(from_, to, BLOCK_N):
+            j = at + tl.arange(0, BLOCK_N)  # the keys
+            k = load_rows(K, k_t, j, T_k, D, 0, D1, number != 1)
+            s = tl.dot(q, tl.trans(k), input_precision=DOT)  # (BLOCK_M, BLOCK_N)
+            if D2:
+                s = tl.dot(q2, tl.trans(load_rows(K, k_t, j, T_k, D, D1, D2, number != 1)), s, input_precision=DOT)
+            if SOFTCAP or ALIBI:
+                s, _ = scored(s, p_i[:, None] - j[None, :], scale, softcap, slope, SOFTCAP, ALIBI)
+            if number != 1:
+                start_j = tl.load(Start + b * T_k + j, mask=j < T_k, other=-1)[None, :] if DOCUMENTS else 0
+                start_i = start[:, None] if DOCUMENTS else 0
+                seen = visible(p_i[:, None], j[None, :], T_k, window, start_i, start_j, CAUSAL, WINDOW, DOCUMENTS)
+                s = tl.where(seen, s, float("-inf"))
+            m_new = tl.maximum(m, tl.max(s, axis=1) * unit)
+            m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if number != 1 else m_new  # nothing seen yet: not inf - inf
+            p = tl.exp2(tl.fma(s, unit, -m_safe[:, None]))
+            alpha = tl.exp2(m - m_safe)
+            l = l * alpha + tl.sum(p, axis=1)
+            v = load_rows(V, v_t, j, T_k, D, 0, D1, number != 1)
+            acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)
+            if D2:
+                v2 = load_rows(V, v_t, j, T_k, D, D1, D2, number != 1)
+                acc2 = tl.dot(p.to(v2.dtype), v2, acc2 * alpha[:, None], input_precision=DOT)
+            m = m_new
 
     l = tl.where(l == 0.0, 1.0, l)  # a query that sees nothing gets 0
-    o = acc / l[:, None]
-    store_rows(O + (b * T_q * H + h) * D, H * D, i, T_q, o, D, BLOCK_D)
-    tl.store(L + (b * H + h) * T_q + i, m + tl.log(l), mask=i < T_q)
+    O += (b * T_q * H + h) * D
+    store_rows(O, H * D, i, T_q, acc / l[:, None], D, 0, D1)
+    if D2:
+        store_rows(O, H * D, i, T_q, acc2 / l[:, None], D, D1, D2)
+    tl.store(L + (b * H + h) * T_q + i, (m + tl.log2(l)) * LN2, mask=i < T_q)
 
 
-@triton.jit
-def attention_delta(O, DO, Delta, T_q, H, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr):
-    """D_i = dO_i · o_i, (B, H, T_q) in fp32."""
-    block, h, b = place(T_q, H, BLOCK_M)
-    i = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    at = (b * T_q * H + h) * D
-    o = load_rows(O + at, H * D, i, T_q, D, BLOCK_D).to(tl.float32)
-    do = load_rows(DO + at, H * D, i, T_q, D, BLOCK_D).to(tl.float32)
-    tl.store(Delta + (b * H + h) * T_q + i, tl.sum(o * do, axis=1), mask=i < T_q)
+Spans = tuple[Tensor, Tensor, Tensor] | None
 
 
-@triton.jit
-def attention_backward_kv(
-    Q, K, V, DO, L, Delta, DK, DV, q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, T_q, T_k, H, H_kv, scale,
-    CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    DOT: tl.constexpr,
-):  # fmt: skip
-    """dK and dV of one block of keys of one key-value head: all queries of all heads that share it, one by one.
-
-    The matrices are the transposed ones, keys in rows, so that they meet dO and Q without being turned."""
-    block, h_kv, b = place(T_k, H_kv, BLOCK_N)
-    j = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = load_rows(head(K, k_b, k_h, b, h_kv), k_t, j, T_k, D, BLOCK_D)
-    v = load_rows(head(V, v_b, v_h, b, h_kv), v_t, j, T_k, D, BLOCK_D)
-    dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    dv = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    begin = 0
-    if CAUSAL:  # earlier queries are shown no key of this block
-        begin = tl.maximum(0, block * BLOCK_N - (T_k - T_q)) // BLOCK_M * BLOCK_M
-    group = H // H_kv
-    for h in range(h_kv * group, (h_kv + 1) * group):
-        for start in range(begin, T_q, BLOCK_M):
-            i = start + tl.arange(0, BLOCK_M)
-            q = load_rows(head(Q, q_b, q_h, b, h), q_t, i, T_q, D, BLOCK_D)
-            log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
-            kq = tl.dot(k, tl.trans(q), input_precision=DOT)  # (BLOCK_N, BLOCK_M)
-            seen = tl.trans(visible(i, j, T_q, T_k, CAUSAL))
-            p = tl.where(seen, tl.exp(tl.fma(kq, scale, -log_sum[None, :])), 0.0)
-            do = load_rows(DO + (b * T_q * H + h) * D, H * D, i, T_q, D, BLOCK_D)
-            dv = tl.dot(p.to(do.dtype), do, dv, input_precision=DOT)
-            dp = tl.dot(v, tl.trans(do), input_precision=DOT)
-            delta = tl.load(Delta + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
-            ds = p * (dp - delta[None, :])
-            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=DOT)
-    at = (b * T_k * H_kv + h_kv) * D
-    store_rows(DK + at, H_kv * D, j, T_k, dk * scale, D, BLOCK_D)
-    store_rows(DV + at, H_kv * D, j, T_k, dv, D, BLOCK_D)
+def _spans(start: Tensor | None, stop: Tensor | None, whole: Tensor | None) -> Spans:
+    return None if start is None or stop is None or whole is None else (start, stop, whole)
 
 
-@triton.jit
-def attention_backward_q(
-    Q, K, V, DO, L, Delta, DQ, q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, T_q, T_k, H, H_kv, scale,
-    CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    DOT: tl.constexpr,
-):  # fmt: skip
-    """dQ of one block of queries of one head."""
-    block, h, b = place(T_q, H, BLOCK_M)
-    i = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    K = head(K, k_b, k_h, b, h // (H // H_kv))
-    V = head(V, v_b, v_h, b, h // (H // H_kv))
-    at = (b * T_q * H + h) * D
-    q = load_rows(head(Q, q_b, q_h, b, h), q_t, i, T_q, D, BLOCK_D)
-    do = load_rows(DO + at, H * D, i, T_q, D, BLOCK_D)
-    log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
-    delta = tl.load(Delta + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
-    dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    end = T_k
-    if CAUSAL:
-        end = tl.minimum(T_k, (block + 1) * BLOCK_M + T_k - T_q)
-    for start in range(0, end, BLOCK_N):
-        j = start + tl.arange(0, BLOCK_N)
-        k = load_rows(K, k_t, j, T_k, D, BLOCK_D)
-        v = load_rows(V, v_t, j, T_k, D, BLOCK_D)
-        qk = tl.dot(q, tl.trans(k), input_precision=DOT)  # (BLOCK_M, BLOCK_N)
-        seen = visible(i, j, T_q, T_k, CAUSAL)
-        p = tl.where(seen, tl.exp(tl.fma(qk, scale, -log_sum[:, None])), 0.0)
-        dp = tl.dot(do, tl.trans(v), input_precision=DOT)
-        ds = p * (dp - delta[:, None])
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=DOT)
-    store_rows(DQ + at, H * D, i, T_q, dq * scale, D, BLOCK_D)
-
-
-# (channels at most, bytes a number) → BLOCK_M, BLOCK_N, warps: of forward, of the dK and dV kernel, of the dQ kernel.
-# One table for all GPUs: every entry fits into the 99 KB of shared memory that the smallest of them has, and those of
-# two bytes up to 128 channels compile without a spill for all of them (tests/kernels/test_compiles.py).
-TABLE: dict[tuple[int, int], tuple[tuple[int, int, int], ...]] = {
-    (16, 2): ((128, 32, 4), (64, 64, 4), (64, 64, 4)),
-    (32, 2): ((128, 32, 4), (64, 64, 8), (64, 64, 4)),
-    (56, 2): ((128, 64, 8), (16, 128, 8), (64, 64, 4)),
-    (64, 2): ((128, 64, 8), (32, 64, 4), (64, 64, 4)),
-    (128, 2): ((128, 64, 8), (32, 64, 8), (128, 32, 8)),
-    (256, 2): ((64, 32, 8), (32, 32, 8), (32, 32, 8)),
-    (16, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
-    (32, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
-    (64, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
-    (128, 4): ((32, 32, 4), (32, 32, 8), (32, 32, 8)),
-    (256, 4): ((32, 16, 4), (16, 16, 8), (16, 16, 8)),
-}
-DELTA_ROWS = 32
-
-
-def _blocks(q: Tensor) -> tuple[tuple[int, int, int], ...]:
-    D, size = q.shape[-1], q.element_size()
-    return next(blocks for (most, bytes_), blocks in TABLE.items() if most >= D and bytes_ == size)
-
-
-def _settings(q: Tensor, causal: bool) -> dict[str, Any]:
-    D = q.shape[-1]
-    # Products of fp32 numbers are full fp32 products, not of numbers cut to the 10 bits of tf32.
-    dot = "ieee" if q.dtype == torch.float32 else "tf32"
-    return {"CAUSAL": causal, "D": D, "BLOCK_D": max(16, library.power_of_2(D)), "DOT": dot}
-
-
-def _common(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Any, ...]:
-    """The arguments that all kernels take: strides by batch, token and head, sizes, scale."""
-    strides = [stride for t in (q, k, v) for stride in t.stride()[:3]]
-    return (*strides, q.shape[1], k.shape[1], q.shape[2], k.shape[2], scale)
-
-
-def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    B, T_q, H, _ = q.shape
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, start: Tensor | None, stop: Tensor | None,
+    whole: Tensor | None, scale: float, softcap: float, causal: bool, window: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    call = Call(q, k, v, slopes, _spans(start, stop, whole), scale, softcap, causal, window)
+    B, T_q, _, H, _, _ = call.sizes
     o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
-    settings = _settings(q, causal)
-    block_m, block_n, warps = _blocks(q)[0]
-    grid = (library.cdiv(T_q, block_m) * B * H,)
+    block_m, block_n, warps = call.blocks()[0]
     library.launch(
-        attention_forward, grid, q, k, v, o, log_sum, *_common(q, k, v, scale),
-        **settings, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
+        attention_forward, call.grid(T_q, block_m, H), q, k, v, o, log_sum, *call.pointers(), *call.numbers(),
+        **call.constants(), BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
     )  # fmt: skip
     return o, log_sum
 
 
 def _backward(
-    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, log_sum: Tensor, scale: float, causal: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    B, T_q, H, D = q.shape
-    T_k, H_kv = k.shape[1:3]
-    do = do.contiguous()
-    dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    delta = torch.empty_like(log_sum)
-    settings, common = _settings(q, causal), _common(q, k, v, scale)
-    block_d = settings["BLOCK_D"]
-    _, for_kv, for_q = _blocks(q)
-    grid = (library.cdiv(T_q, DELTA_ROWS) * B * H,)
-    library.launch(attention_delta, grid, o, do, delta, T_q, H, D=D, BLOCK_D=block_d, BLOCK_M=DELTA_ROWS)
-    block_m, block_n, warps = for_kv
-    grid = (library.cdiv(T_k, block_n) * B * H_kv,)
-    library.launch(
-        attention_backward_kv, grid, q, k, v, do, log_sum, delta, dk, dv, *common,
-        **settings, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
-    )  # fmt: skip
-    block_m, block_n, warps = for_q
-    grid = (library.cdiv(T_q, block_m) * B * H,)
-    library.launch(
-        attention_backward_q, grid, q, k, v, do, log_sum, delta, dq, *common,
-        **settings, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
-    )  # fmt: skip
-    return dq, dk, dv
+    do: Tensor, dl: Tensor | None, q: Tensor, k: Tensor, v: Tensor, o: Tensor, log_sum: Tensor, slopes: Tensor | None,
+    start: Tensor | None, stop: Tensor | None, whole: Tensor | None, scale: float, softcap: float, causal: bool,
+    window: int, deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    call = Call(q, k, v, slopes, _spans(start, stop, whole), scale, softcap, causal, window)
+    do, o = do.contiguous(), o.contiguous()
+    delta = attention_backward.delta(do, o, log_sum, None if dl is None else dl.contiguous(), call)
+    return attention_backward.separate(do, log_sum, delta, call)
 
 
-def _fake_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    B, T_q, H, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
-
-
+_MASKS = (
+    "Tensor? slopes, Tensor? start, Tensor? stop, Tensor? whole, float scale, float softcap, bool causal, int window"
+)
 _attention = library.operator(
-    "attention(Tensor q, Tensor k, Tensor v, float scale, bool causal) -> (Tensor, Tensor)", _forward, _fake_forward
+    f"attention(Tensor q, Tensor k, Tensor v, {_MASKS}) -> (Tensor, Tensor)",
+    _forward,
+    lambda q, *_: (q.new_empty(q.shape), q.new_empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32)),
 )
 _attention_backward = library.operator(
-    "attention_backward(Tensor do, Tensor q, Tensor k, Tensor v, Tensor o, Tensor log_sum, float scale, bool causal)"
-    " -> (Tensor, Tensor, Tensor)",
+    "attention_backward(Tensor do, Tensor? dl, Tensor q, Tensor k, Tensor v, Tensor o, Tensor log_sum, "
+    f"{_MASKS}, bool deterministic) -> (Tensor, Tensor, Tensor)",
     _backward,
-    lambda do, q, k, v, o, log_sum, scale, causal: tuple(t.new_empty(t.shape) for t in (q, k, v)),
+    lambda do, dl, q, k, v, *_: tuple(t.new_empty(t.shape) for t in (q, k, v)),
 )
 
 
 class _Attention(torch.autograd.Function):
+    """``at``: where tensors of three dimensions lack one: 2 for heads, 0 for sequences; -1 for tensors of four."""
+
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
-        o, log_sum = _attention(q, k, v, scale, causal)
-        ctx.save_for_backward(q, k, v, o, log_sum)
-        ctx.scale, ctx.causal = scale, causal
-        return o
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, masks: tuple[Any, ...], at: int, deterministic: bool, with_lse: bool
+    ) -> Any:
+        four = (q, k, v) if at < 0 else (q.unsqueeze(at), k.unsqueeze(at), v.unsqueeze(at))
+        o, log_sum = _attention(*four, *masks)
+        if at >= 0:
+            o, log_sum = o.squeeze(at), log_sum.squeeze(at // 2)  # (B, 1, T) or (1, H, total)
+        ctx.save_for_backward(q, k, v, o, log_sum, *masks[:4])
+        ctx.numbers, ctx.at, ctx.deterministic = masks[4:], at, deterministic
+        ctx.set_materialize_grads(False)
+        return (o, log_sum) if with_lse else o
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-        return *_attention_backward(do, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None
+    def backward(ctx: Any, do: Tensor | None, dl: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        q, k, v, o, log_sum, *masks = ctx.saved_tensors
+        do = torch.zeros_like(o) if do is None else do
+        at = ctx.at
+        if at >= 0:
+            do, q, k, v, o = (t.unsqueeze(at) for t in (do, q, k, v, o))
+            log_sum, dl = log_sum.unsqueeze(at // 2), None if dl is None else dl.unsqueeze(at // 2)
+        found = _attention_backward(do, dl, q, k, v, o, log_sum, *masks, *ctx.numbers, ctx.deterministic)
+        return *(t if at < 0 else t.squeeze(at) for t in found), None, None, None, None
 
 
-def misfit(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> str | None:
+def misfit(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, cu_seqlens: Tensor | None = None, **_: Any
+) -> str | None:
     """What keeps these tensors from being queries, keys and values of one call, or None."""
-    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape:
-        return (
-            f"q is (B, T_q, H, D), k and v are (B, T_k, H_kv, D), but the shapes are {tuple(q.shape)}, "
-            f"{tuple(k.shape)} and {tuple(v.shape)}"
-        )
-    (B, _, H, D), (B_k, _, H_kv, D_k) = q.shape, k.shape
+    dims = q.dim()
+    if dims != k.dim() or dims not in (3, 4) or (dims == 4 and cu_seqlens is not None) or k.shape != v.shape:
+        wanted = "q is (B, T_q, H, D), k and v are (B, T_k, H_kv, D), or all are (B, T, D), which is one head"
+        if cu_seqlens is not None:
+            wanted = "with cu_seqlens q is (total, H, D), k and v are (total, H_kv, D)"
+        return f"{wanted}, but the shapes are {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
+    if dims == 4:
+        (B, _, H, D), (B_k, _, H_kv, D_k) = q.shape, k.shape
+    elif cu_seqlens is None:
+        (B, _, D), (B_k, _, D_k), H, H_kv = q.shape, k.shape, 1, 1
+    else:
+        (B, H, D), (B_k, H_kv, D_k) = q.shape, k.shape
     if B != B_k or D != D_k:
         return f"q has {B} sequences of {D} channels, k and v have {B_k} of {D_k}"
     if H_kv == 0 or H % H_kv:
@@ -323,33 +225,74 @@ def misfit(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> st
     return library.tensors_refused(q, k, v)
 
 
-def refusal(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> str | None:
+def refusal(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> str | None:
     """Why the kernel does not take this call, or None if it does."""
-    if (reason := misfit(q, k, v, scale=scale)) is not None:
+    if (reason := misfit(q, k, v, **options)) is not None:
         return reason
     D = q.shape[-1]
-    return None if 16 <= D <= 256 and D % 8 == 0 else f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
+    if not 16 <= D <= 256 or D % 8:
+        return f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
+    for name in ("alibi_slopes", "document_ids", "cu_seqlens"):
+        t = options.get(name)
+        if t is not None and t.device != q.device:
+            return f"{name} is on {t.device}, and q on {q.device}: they must be on one device"
+    return None
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, scale: float | None = None) -> Tensor:
-    """softmax(q kᵀ · scale) v for every head, with memory for the inputs and the output only; see
-    `reference.attention`.
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    return_lse: bool = False,
+    deterministic: bool = True,
+) -> Any:
+    """softmax(q kᵀ · scale) v for every head, with memory for the inputs and the output only; what the options mean is
+    said at `reference.attention`.
 
     Args:
-        q: (B, T_q, H, D), fp32, fp16 or bf16, D from 16 to 256 in steps of 8.
-        k, v: (B, T_k, H_kv, D), where H is a multiple of H_kv: H / H_kv query heads share one key-value head.
+        q: (B, T_q, H, D), fp32, fp16 or bf16, D from 16 to 256 in steps of 8; or (B, T_q, D), one head; or, with
+            ``cu_seqlens``, (total, H, D).
+        k, v: (B, T_k, H_kv, D), where H is a multiple of H_kv: H / H_kv query heads share one key-value head; or as q.
         causal: query i sees keys 0 ... i + T_k - T_q, so the last query sees every key.
+        window: keys that are further away than ``window`` - 1 are not seen, and cost nothing.
         scale: 1 / sqrt(D) if not given.
+        softcap: c, for scores c tanh(s / c).
+        alibi_slopes: (H,) or (B, H); no gradient.
+        document_ids: (B, T) int32 or int64, T = T_q = T_k; keys of other documents cost nothing if documents lie in one
+            piece, and little if not.
+        cu_seqlens: (n + 1,), where sequences in a row begin, and the end of the last.
+        return_lse: also the log-sum-exp of the scores: (B, H, T_q), or (B, T_q), or (H, total), fp32.
+        deterministic: the same bits every time. If not, a faster way back may be taken where there is one.
 
     Returns:
-        (B, T_q, H, D) in q's dtype; a query that sees no key gets 0. Sums are kept in fp32; fp32 inputs are multiplied
-        as fp32 numbers (IEEE), never as tf32.
+        Like q; a query that sees no key gets 0, and a log-sum-exp of -inf. Sums are kept in fp32; fp32 inputs are
+        multiplied as fp32 numbers (IEEE), never as tf32.
 
     Raises:
         UnsupportedError: for other dtypes and shapes.
     """
-    library.require(refusal(q, k, v, causal=causal, scale=scale))
+    library.require(
+        refusal(q, k, v, scale=scale, alibi_slopes=alibi_slopes, document_ids=document_ids, cu_seqlens=cu_seqlens)
+    )
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    if scale <= 0:  # the kernels multiply the largest product by it to have the largest score
+        q, scale = q * (math.copysign(1.0, scale) if scale else 0.0), -scale or 1.0
     # The kernels walk along any strides but want a row's channels side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-    return _Attention.apply(q, k, v, scale, causal)
+    spans: Any = (None, None, None)
+    if document_ids is not None:
+        spans = documents(document_ids)
+    elif cu_seqlens is not None:
+        spans = packed(cu_seqlens, q.shape[0])
+    slopes = None if alibi_slopes is None else alibi_slopes.float().contiguous()
+    masks = (slopes, *spans, scale, softcap or 0.0, causal, window or 0)
+    at = -1 if q.dim() == 4 else 2 if cu_seqlens is None else 0
+    return _Attention.apply(q, k, v, masks, at, deterministic, return_lse)

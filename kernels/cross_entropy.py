@@ -36,9 +36,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import library
+from .functions import LOG2E, tanh
 from .softmax import TABLE, long_tile, tile
-
-LOG2E = tl.constexpr(math.log2(math.e))
 
 
 @triton.jit
@@ -55,16 +54,6 @@ def count_targets(Targets, Counts, n_rows, ignore_index, BLOCK: tl.constexpr):
 def counted(Counts, PARTS: tl.constexpr):
     """The sum of what `count_targets` counted."""
     return tl.sum(tl.load(Counts + tl.arange(0, PARTS)), axis=0).to(tl.float32)
-
-
-@triton.jit
-def tanh(x):
-    """To about 3 units in the last place; near 0 by its series, as a difference of exponentials would cancel there."""
-    z = x * x
-    near = x + x * z * (-1 / 3 + z * (2 / 15 + z * (-17 / 315 + z * (62 / 2835))))
-    e = tl.exp2(tl.abs(x) * (-2 * LOG2E))
-    far = (1 - e) / (1 + e)
-    return tl.where(z < 1 / 16, near, tl.where(x < 0, -far, far))
 
 
 @triton.jit

@@ -59,6 +59,58 @@ def tensors_refused(*tensors: Tensor | None) -> str | None:
     return None
 
 
+def descriptor_refused(*tensors: Tensor) -> str | None:
+    """Why the tensor memory accelerator (TMA) of a GPU cannot walk over these tensors, or None if it can.
+
+    It wants a base at a multiple of 16 bytes, the last axis dense, and other strides multiples of 16 bytes and not 0.
+    (An axis of size 1 is never walked along, so its stride does not count.)
+    """
+    for t in tensors:
+        size = t.element_size()
+        if not 0 < t.dim() <= 5:
+            return f"a tensor descriptor has one to five axes, not {t.dim()}"
+        if not t.numel():
+            return f"a tensor descriptor needs something to describe, and this tensor is empty: {tuple(t.shape)}"
+        if t.data_ptr() % 16:
+            return "a tensor descriptor begins at a multiple of 16 bytes, and this tensor does not: clone() does"
+        if t.shape[-1] > 1 and t.stride(-1) != 1:
+            return f"a tensor descriptor's last axis is dense, and this tensor's has a stride of {t.stride(-1)}"
+        for length, stride in zip(t.shape[:-1], t.stride()[:-1], strict=True):
+            if length > 1 and (stride == 0 or stride * size % 16):
+                return (
+                    f"a tensor descriptor's strides are multiples of 16 bytes and not 0, and those of this tensor are "
+                    f"{tuple(s * size for s in t.stride()[:-1])} bytes: contiguous() may do"
+                )
+    return None
+
+
+def descriptor(t: Tensor, block: tuple[int, ...]) -> Any:
+    """A tensor as kernels take it that read and write through the tensor memory accelerator: blocks of one size, zeros
+    for what lies beyond its ends. GPUs before sm_90 have none: there the same kernel is compiled to loads and stores.
+
+    Args:
+        t: one to five axes.
+        block: powers of two, one for each axis; 16 bytes at least in the last.
+
+    Raises:
+        UnsupportedError: if `descriptor_refused`.
+    """
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    require(descriptor_refused(t))
+    row = max(8, t.shape[-1] + -t.shape[-1] % 8)  # a stride for axes of size 1, whose own may be any number
+    strides = [stride if length > 1 else row for length, stride in zip(t.shape[:-1], t.stride()[:-1], strict=True)]
+    return TensorDescriptor(t, list(t.shape), [*strides, 1], list(block))
+
+
+def tensor_of(argument: Any) -> Tensor | None:
+    """The tensor that an argument of a launch stands for: itself, or what a descriptor describes; None of numbers."""
+    if isinstance(argument, Tensor):
+        return argument
+    base = getattr(argument, "base", None)
+    return base if isinstance(base, Tensor) else None
+
+
 def cdiv(a: int, b: int) -> int:
     """How many times b it takes to cover a. (`triton.cdiv` serves kernels as well, and takes 2 µs a call.)"""
     return -(-a // b)
@@ -103,7 +155,8 @@ def launch(
     num_stages: int = 2,
     **meta: Any,
 ) -> None:
-    """Start a kernel on the device of its first argument, a tensor. A grid without programs starts nothing.
+    """Start a kernel on the device of its first argument, a tensor or a `descriptor`. A grid without programs starts
+    nothing.
 
     Raises:
         RuntimeError: for tensors on the CPU where the interpreter is off.
@@ -116,7 +169,9 @@ def launch(
         names = [p for p in kernel.arg_names if p not in meta]
         _recorded.append(Launch(kernel, grid, dict(zip(names, args, strict=True)) | meta, options))
         return
-    device = args[0].device
+    first = tensor_of(args[0])
+    assert first is not None
+    device = first.device
     if device.type == "cpu" and not _is_interpreted():
         raise RuntimeError(
             f"{kernel.fn.__name__}: a Triton kernel runs on tensors in a CPU's memory only in Triton's interpreter: "

@@ -135,24 +135,25 @@ def within_bounds() -> Iterator[None]:
     launch, load, store = library.launch, Builder.create_masked_load, Builder.create_masked_store
 
     def noting(kernel: Any, grid: Any, *args: Any, **options: Any) -> None:
-        bounds[:] = [extent(t) for t in args if isinstance(t, Tensor) and t.numel()]
+        # A descriptor's accesses are cut to the shape it was made with, which has to be that of its tensor.
+        bounds[:] = [extent(t) for t in map(library.tensor_of, args) if t is not None and t.numel()]
         launch(kernel, grid, *args, **options)
 
     def check(what: str, pointers: Any, mask: Any) -> None:
-        at = pointers.data[mask.data.astype(bool)].astype(np.int64)
+        at = pointers.data[np.asarray(mask.data).astype(bool)].astype(np.int64)
         size = max(1, pointers.dtype.scalar.element_ty.primitive_bitwidth // 8)
         inside = np.zeros(at.shape, bool)
         for start, end in bounds:
             inside |= (at >= start) & (at + size <= end)
         assert inside.all(), f"the kernel {what} {(~inside).sum()} numbers that are in none of its tensors"
 
-    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         check("loads", pointers, mask)
-        return load(self, pointers, mask, *rest)
+        return load(self, pointers, mask, *rest, **named)
 
-    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         check("stores", pointers, mask)
-        return store(self, pointers, value, mask, *rest)
+        return store(self, pointers, value, mask, *rest, **named)
 
     library.launch, Builder.create_masked_load, Builder.create_masked_store = noting, checked_load, checked_store
     try:

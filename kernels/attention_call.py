@@ -1,0 +1,108 @@
+"""A call of attention as its kernels get it: arguments in their order, and the blocks it is cut into."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import library
+from .attention_tiles import split
+
+LOG2E = math.log2(math.e)
+L2_BYTES = 24 << 20  # about half of what an A100, H100 or H200 has: for the keys and values that are read again
+UNSPECIALISED = ("T_q", "T_k", "rows", "H", "H_kv", "window", "slopes_b", "together")
+"""Arguments of which one kernel takes all values: a length of 1, or one that 16 divides, is not compiled for anew."""
+
+Blocks = tuple[int, int, int]
+
+# (channels at most, bytes a number) → BLOCK_M, BLOCK_N, warps: of forward, of the dK and dV kernel, of the dQ kernel.
+# One table for all GPUs: every entry fits into the 99 KB of shared memory that the smallest of them has, and those of
+# two bytes up to 128 channels compile without a spill for all of them (tests/kernels/test_compiles.py).
+TABLE: dict[tuple[int, int], tuple[Blocks, Blocks, Blocks]] = {
+    (16, 2): ((128, 32, 4), (64, 64, 4), (64, 64, 4)),
+    (32, 2): ((128, 32, 4), (64, 64, 8), (64, 64, 4)),
+    (56, 2): ((128, 64, 8), (16, 128, 8), (64, 64, 4)),
+    (64, 2): ((128, 64, 8), (32, 64, 4), (64, 64, 4)),
+    (128, 2): ((128, 64, 8), (32, 64, 8), (128, 32, 8)),
+    (256, 2): ((64, 32, 8), (32, 32, 8), (32, 32, 8)),
+    (16, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
+    (32, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
+    (64, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
+    (128, 4): ((32, 32, 4), (32, 32, 8), (32, 32, 8)),
+    (256, 4): ((32, 16, 4), (16, 16, 8), (16, 16, 8)),
+}
+
+
+class Call(NamedTuple):
+    """One call; tensors of four dimensions."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    slopes: Tensor | None
+    """(H,) or (B, H), fp32"""
+    spans: tuple[Tensor, Tensor, Tensor] | None
+    """`attention_tiles.documents`"""
+    scale: float
+    """above 0"""
+    softcap: float
+    """0 for none"""
+    causal: bool
+    window: int
+    """0 for none"""
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int, int]:
+        """B, T_q, T_k, H, H_kv, D."""
+        B, T_q, H, D = self.q.shape
+        return B, T_q, self.k.shape[1], H, self.k.shape[2], D
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is causal or full attention without further options."""
+        return self.slopes is None and self.spans is None and not self.softcap and not self.narrow
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the window hides any pair that would see each other without it."""
+        T_q, T_k = self.q.shape[1], self.k.shape[1]
+        return 0 < self.window < (T_k if self.causal else max(T_q, T_k))
+
+    def pointers(self) -> tuple[Tensor, ...]:
+        """Slopes and the documents' begin, end and wholeness; what is not there is not looked at."""
+        return self.q if self.slopes is None else self.slopes, *(self.spans or (self.q, self.q, self.q))
+
+    def numbers(self, of_keys: bool = False) -> tuple[Any, ...]:
+        """Strides by batch, token and head; sizes; what scores are made with; the order of programs."""
+        B, T_q, T_k, H, H_kv, D = self.sizes
+        strides = [stride for t in (self.q, self.k, self.v) for stride in t.stride()[:3]]
+        unit = 1.0 if self.softcap or self.slopes is not None else self.scale * LOG2E
+        slopes_b = 0 if self.slopes is None or self.slopes.dim() == 1 else self.slopes.stride(0)
+        rows, read = (B * H_kv, T_q * H // max(1, H_kv)) if of_keys else (B * H, T_k)
+        at_once = max(1, L2_BYTES // max(1, 2 * read * D * self.q.element_size()))
+        together = at_once if of_keys else at_once * (H // H_kv)
+        return (
+            *strides, T_q, T_k, rows, H, H_kv, self.scale, unit, self.softcap, self.window, slopes_b,
+            max(1, min(rows, together)),
+        )  # fmt: skip
+
+    def constants(self) -> dict[str, Any]:
+        """What a kernel is compiled for."""
+        D = self.q.shape[-1]
+        first, second = split(D)
+        return {
+            "CAUSAL": self.causal, "WINDOW": self.narrow, "DOCUMENTS": self.spans is not None,
+            "SOFTCAP": self.softcap > 0, "ALIBI": self.slopes is not None, "D": D, "D1": first, "D2": second,
+            # Products of fp32 numbers are full fp32 products, not of numbers cut to the 10 bits of tf32.
+            "DOT": "ieee" if self.q.dtype == torch.float32 else "tf32",
+        }  # fmt: skip
+
+    def blocks(self) -> tuple[Blocks, Blocks, Blocks]:
+        D, size = self.q.shape[-1], self.q.element_size()
+        return next(blocks for (most, bytes_), blocks in TABLE.items() if most >= D and bytes_ == size)
+
+    def grid(self, length: int, block: int, heads: int) -> tuple[int, ...]:
+        return (library.cdiv(length, block) * len(self.q) * heads,)
