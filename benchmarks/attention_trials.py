@@ -2,8 +2,8 @@
 
 A kernel can do worse than be wrong: it can crash, which ends the process's use of the GPU, or wait for itself for ever.
 So a candidate of `kernels.attention_table` is first run in a process that is ended when its time is up, on a length
-that no block divides and on those it is timed at, and held against the reference in float64. Several processes share the
-time that compiling takes; the process that times them finds the code in Triton's cache. A candidate that is wrong,
+that no block divides and on those it is timed at, and held against the reference in float64. Several processes share
+the time that compiling takes; the process that times them finds the code in Triton's cache. A candidate that is wrong,
 fails, does not end, or does not give the same bits three times (where it must) is named and never chosen.
 """
 
@@ -119,8 +119,8 @@ def classes(choices: dict[tuple[str, int], list[Choice]], family: int, quick: bo
         for direction in DIRECTIONS
         if (direction, D) in choices
     ]
-    # A kind of call of every head_dim, then the next kind: there may not be time for all.
-    listed.sort(key=lambda c: (not c.causal, not c.long))
+    # Of the usual head_dims a kind of call, then the next kind: there may not be time for all.
+    listed.sort(key=lambda c: (c.head_dim not in HEAD_DIMS, not c.causal, not c.long))
     return [c for c in listed if not quick or (c.causal and c.long)]
 
 
@@ -150,8 +150,8 @@ def launched(trial: Trial, dtype: str = "bf16", device: str = "cpu") -> list[str
         both_ways(trial, c, device)
     kept = []
     for launch in recorded:
-        constants = {p.name: launch.arguments[p.name] for p in launch.kernel.params if p.is_constexpr}
-        kept.append(f"{launch.kernel.fn.__name__} {constants} {launch.options}")
+        numbers = {name: value for name, value in launch.arguments.items() if library.tensor_of(value) is None}
+        kept.append(f"{launch.kernel.fn.__name__} {numbers} {launch.options}")
     return kept
 
 

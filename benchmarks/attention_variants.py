@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import tempfile
@@ -270,7 +271,8 @@ def examples() -> Iterator[tuple[str, Callable[[], Any]]]:
                         try:
                             both_ways(trial, case(trial, (1, 256, 2)), "cpu")
                         except Exception as error:
-                            report.note(f"{trial}: {report.because(error)}")
+                            if multiprocessing.parent_process() is None:  # the others need not say it, too
+                                report.note(f"{trial}: {report.because(error)}")
 
                     yield str(trial), call
 
@@ -314,9 +316,10 @@ def static_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{key} {shown(of)}" for key, of in value.items())
-    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+    """A cell; of what `sass.overlap` counts, how many exponentials run beside a product of matrices."""
+    if isinstance(value, dict) and {"beside", "exponentials"} <= set(value):
+        return f"{value['beside']} of {value['exponentials']}"
+    return "–" if value is None else str(value)
 
 
 def without_cuda(minutes: float | None = None) -> None:
