@@ -83,27 +83,31 @@ def candidates(only: frozenset[str]) -> Iterator[Example]:
 
 
 @cache
-def launches(only: frozenset[str]) -> list[tuple[Example, Any, str]]:
-    """The launches of all examples; those that would compile to the same code are there once. The last part is what
-    tells one from the others of its kernel in the same example: the arguments in which they differ."""
+def launches(only: frozenset[str]) -> list[tuple[Example, Any, dict[int, str]]]:
+    """The launches of all examples; those that would compile to the same code are there once. The last part says for
+    which of `TARGETS` it is made, and what tells it there from the others of its kernel in the same example: the
+    arguments in which they differ."""
     from ..kernels import library
 
-    found: dict[str, tuple[Example, Any]] = {}
+    found: dict[str, tuple[Example, Any, dict[int, str]]] = {}
     for example in (*examples(), *candidates(only)):
         if only and example.operation not in only:
             continue
-        with library.recording() as recorded:
-            example.call()
-        for launch in recorded:
-            key = repr((launch.kernel.fn.__name__, *arguments(launch), launch.options))
-            found.setdefault(key, (example, launch))
-    groups: dict[tuple[str, ...], list[Any]] = {}
-    for example, launch in found.values():
-        groups.setdefault((example.operation, launch.kernel.fn.__name__, example.shape, example.dtype), []).append(
-            launch
-        )
-    names = {id(launch): name for group in groups.values() for launch, name in zip(group, variants(group), strict=True)}
-    return [(example, launch, names[id(launch)]) for example, launch in found.values()]
+        for target in TARGETS:
+            with library.recording(target) as recorded:
+                example.call()
+            for launch in recorded:
+                key = repr((launch.kernel.fn.__name__, *arguments(launch), launch.options))
+                found.setdefault(key, (example, launch, {}))[2].setdefault(target, "")
+    groups: dict[tuple[Any, ...], list[tuple[Any, dict[int, str]]]] = {}
+    for example, launch, names in found.values():
+        for target in names:
+            key = (example.operation, launch.kernel.fn.__name__, example.shape, example.dtype, target)
+            groups.setdefault(key, []).append((launch, names))
+    for (*_, target), group in groups.items():
+        for (_, names), name in zip(group, variants([launch for launch, _ in group]), strict=True):
+            names[target] = name
+    return list(found.values())
 
 
 def variants(group: list[Any]) -> list[str]:
@@ -168,12 +172,12 @@ def build(launch: Any, target: int) -> Any:
 
 def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]:
     """Compile the launch numbered ``index`` and look into what came out."""
-    example, launch, variant = launches(only)[index]
+    example, launch, names = launches(only)[index]
     row: dict[str, Any] = {
         "kernel": launch.kernel.fn.__name__,
         "operation": example.operation,
         "shape": example.shape,
-        "variant": variant,
+        "variant": names[target],
         "dtype": example.dtype,
         "target": target,
         "warps": launch.options["num_warps"],
@@ -370,7 +374,12 @@ def main() -> None:
             options.out.with_suffix(".md").write_text(markdown(few), encoding="utf-8")
         return
     end = time.monotonic() + options.seconds
-    tasks = [(i, target, only) for i in in_turn(only, dtypes) for target in targets or TARGETS]
+    tasks = [
+        (i, target, only)
+        for i in in_turn(only, dtypes)
+        for target in targets or TARGETS
+        if target in launches(only)[i][2]
+    ]
     print(json.dumps({"of": len(tasks)}), flush=True)
     with multiprocessing.get_context("spawn").Pool(cores()) as pool:
         for row in pool.imap_unordered(_compile_one, tasks, chunksize=2):

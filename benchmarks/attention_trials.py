@@ -75,8 +75,7 @@ def words(choice: Choice | None) -> str:
 
 def family() -> int:
     """Compute capability of the current GPU: 90 of an H100 and H200."""
-    major, minor = torch.cuda.get_device_capability()
-    return 10 * major + minor
+    return library.family(torch.empty(0, device="cuda"))
 
 
 def found() -> tuple[dict[tuple[str, int], list[Choice]], list[str]]:
@@ -146,7 +145,7 @@ def launched(trial: Trial, dtype: str = "bf16", device: str = "cpu") -> list[str
     """The launches of a small call, with what they are compiled for: where they are those of no candidate at all, no
     kernel takes this one. Nothing is computed."""
     c = case(trial, (1, 256, 2), dtype)
-    with library.recording() as recorded:
+    with library.recording(family() if device == "cuda" else 0) as recorded:
         both_ways(trial, c, device)
     kept = []
     for launch in recorded:

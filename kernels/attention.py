@@ -45,6 +45,7 @@ from .attention_tiles import (
     packed,
     part,
     place,
+    power,
     scored,
     store_rows,
     visible,
@@ -62,7 +63,7 @@ def attention_forward(
 ):  # fmt: skip
     """One block of queries of one head. Q is (B, T_q, H, D), K and V (B, T_k, H_kv, D); q_b is Q's stride by B.
 
-    unit: what a product q·k is multiplied with to be an exponent of 2; 1 where `scored` does that."""
+    unit: what a product q·k is multiplied with to be an exponent of 2; 1 where `scored` makes it one of e."""
     block, row = place(T_q, rows, together, BLOCK_M, CAUSAL)
     h, b = row % H, (row // H).to(tl.int64)
     Q, K, V = head(Q, q_b, q_h, b, h), head(K, k_b, k_h, b, h // (H // H_kv)), head(V, v_b, v_h, b, h // (H // H_kv))
@@ -101,9 +102,10 @@ def attention_forward(
                 seen = visible(p_i[:, None], j[None, :], T_k, window, start_i, start_j, CAUSAL, WINDOW, DOCUMENTS)
                 s = tl.where(seen, s, float("-inf"))
             m_new = tl.maximum(m, tl.max(s, axis=1) * unit)
-            m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if number != 1 else m_new  # nothing seen yet: not inf - inf
-            p = tl.exp2(tl.fma(s, unit, -m_safe[:, None]))
-            alpha = tl.exp2(m - m_safe)
+            # Where nothing is seen yet, 0 in place of -inf, so that it is not inf - inf.
+            m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if number != 1 else m_new
+            p = power(s, m_safe[:, None], unit, SOFTCAP or ALIBI)
+            alpha = power(m, m_safe, 1.0, SOFTCAP or ALIBI)
             l = l * alpha + tl.sum(p, axis=1)
             v = load_rows(V, v_t, j, T_k, D, 0, D1, number != 1)
             acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision=DOT)
@@ -117,7 +119,8 @@ def attention_forward(
     store_rows(O, H * D, i, T_q, acc / l[:, None], D, 0, D1)
     if D2:
         store_rows(O, H * D, i, T_q, acc2 / l[:, None], D, D1, D2)
-    tl.store(L + (b * H + h) * T_q + i, (m + tl.log2(l)) * LN2, mask=i < T_q)
+    m = m if SOFTCAP or ALIBI else m * LN2
+    tl.store(L + (b * H + h) * T_q + i, m + tl.log(l), mask=i < T_q)
 
 
 Spans = tuple[Tensor, Tensor, Tensor] | None
@@ -134,10 +137,10 @@ def _forward(
     call = Call(q, k, v, slopes, _spans(start, stop, whole), scale, softcap, causal, window)
     B, T_q, _, H, _, _ = call.sizes
     o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
-    block_m, block_n, warps = call.blocks()[0]
+    blocks = call.blocks(0)
     library.launch(
-        attention_forward, call.grid(T_q, block_m, H), q, k, v, o, log_sum, *call.pointers(), *call.numbers(),
-        **call.constants(), BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
+        attention_forward, call.grid(T_q, blocks.queries, H), q, k, v, o, log_sum, *call.pointers(), *call.numbers(),
+        **call.constants(), BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
     )  # fmt: skip
     return o, log_sum
 

@@ -30,6 +30,7 @@ from .attention_tiles import (
     load_rows,
     part,
     place,
+    power,
     queries_that_see,
     scored,
     store_rows,
@@ -69,7 +70,7 @@ def attention_backward_kv(
     scale, unit, softcap, window, slopes_b, together,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
     D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, DOT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    APART: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of one block of keys of one key-value head: all queries of all heads that share it, one by one.
 
@@ -97,7 +98,7 @@ def attention_backward_kv(
             slope = tl.load(Slopes + b * slopes_b + h)
         Qh = head(Q, q_b, q_h, b, h)
         DOh = DO + (b * T_q * H + h) * D
-        for number in tl.static_range(3, 4):
+        for number in tl.static_range(0 if APART else 3, 3 if APART else 4):
             from_, to = part(number, begin, inner_begin, inner_end, end)
             for at in range(from_, to, BLOCK_M):
                 i = at + tl.arange(0, BLOCK_M)
@@ -111,7 +112,8 @@ def attention_backward_kv(
                 if SOFTCAP or ALIBI:
                     s, slows = scored(s, p_i[None, :] - j[:, None], scale, softcap, slope, SOFTCAP, ALIBI)
                 log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=float("inf"))  # beyond: p = 0
-                p = tl.exp2(tl.fma(s, unit, -(log_sum * LOG2E)[None, :]))
+                log_sum = log_sum if SOFTCAP or ALIBI else log_sum * LOG2E
+                p = power(s, log_sum[None, :], unit, SOFTCAP or ALIBI)
                 if number != 1:
                     start_i = tl.load(Start + b * T_q + i, mask=i < T_q, other=-1)[None, :] if DOCUMENTS else 0
                     start_j = start[:, None] if DOCUMENTS else 0
@@ -144,7 +146,7 @@ def attention_backward_q(
     scale, unit, softcap, window, slopes_b, together,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
     D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, DOT: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    APART: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """dQ of one block of queries of one head."""
     block, row = place(T_q, rows, together, BLOCK_M, CAUSAL)
@@ -158,7 +160,8 @@ def attention_backward_q(
     if D2:
         q2, do2 = load_rows(Q, q_t, i, T_q, D, D1, D2, True), load_rows(DO + at, H * D, i, T_q, D, D1, D2, True)
         dq2 = tl.zeros((BLOCK_M, D2), tl.float32)
-    log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=float("inf")) * LOG2E
+    log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=float("inf"))
+    log_sum = log_sum if SOFTCAP or ALIBI else log_sum * LOG2E
     delta = tl.load(Delta + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
     start, stop, whole, slope = 0, 0, 0, 0.0
     if DOCUMENTS:
@@ -169,7 +172,7 @@ def attention_backward_q(
     begin, inner_begin, inner_end, end = keys_seen(
         first, last, T_k, window, start, stop, whole, CAUSAL, WINDOW, DOCUMENTS, BLOCK_N
     )
-    for number in tl.static_range(0 if WINDOW or DOCUMENTS else 1, 3):
+    for number in tl.static_range(0 if APART else 3, 3 if APART else 4):
         from_, to = part(number, begin, inner_begin, inner_end, end)
         for key in range(from_, to, BLOCK_N):
             j = key + tl.arange(0, BLOCK_N)
@@ -177,13 +180,16 @@ def attention_backward_q(
             s = tl.dot(q, tl.trans(k), input_precision=DOT)  # (BLOCK_M, BLOCK_N)
             dp = tl.dot(do, tl.trans(v), input_precision=DOT)
             if D2:
-                k2, v2 = load_rows(K, k_t, j, T_k, D, D1, D2, number != 1), load_rows(V, v_t, j, T_k, D, D1, D2, number != 1)
+                k2, v2 = (
+                    load_rows(K, k_t, j, T_k, D, D1, D2, number != 1),
+                    load_rows(V, v_t, j, T_k, D, D1, D2, number != 1),
+                )
                 s = tl.dot(q2, tl.trans(k2), s, input_precision=DOT)
                 dp = tl.dot(do2, tl.trans(v2), dp, input_precision=DOT)
             slows = 1.0
             if SOFTCAP or ALIBI:
                 s, slows = scored(s, p_i[:, None] - j[None, :], scale, softcap, slope, SOFTCAP, ALIBI)
-            p = tl.exp2(tl.fma(s, unit, -log_sum[:, None]))
+            p = power(s, log_sum[:, None], unit, SOFTCAP or ALIBI)
             if number != 1:
                 start_j = tl.load(Start + b * T_k + j, mask=j < T_k, other=-1)[None, :] if DOCUMENTS else 0
                 start_i = start[:, None] if DOCUMENTS else 0
@@ -214,15 +220,16 @@ def separate(do: Tensor, log_sum: Tensor, delta: Tensor, call: Call) -> tuple[Te
     q, k, v = call.q, call.k, call.v
     _, T_q, T_k, H, H_kv, _ = call.sizes
     dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    _, for_kv, for_q = call.blocks()
-    block_m, block_n, warps = for_kv
+    blocks = call.blocks(1)
     library.launch(
-        attention_backward_kv, call.grid(T_k, block_n, H_kv), q, k, v, do, log_sum, delta, dk, dv, *call.pointers(),
-        *call.numbers(of_keys=True), **call.constants(), BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
+        attention_backward_kv, call.grid(T_k, blocks.keys, H_kv), q, k, v, do, log_sum, delta, dk, dv,
+        *call.pointers(), *call.numbers(of_keys=True), **call.constants(),
+        APART=blocks.apart, BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
     )  # fmt: skip
-    block_m, block_n, warps = for_q
+    blocks = call.blocks(2)
     library.launch(
-        attention_backward_q, call.grid(T_q, block_m, H), q, k, v, do, log_sum, delta, dq, *call.pointers(),
-        *call.numbers(), **call.constants(), BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
+        attention_backward_q, call.grid(T_q, blocks.queries, H), q, k, v, do, log_sum, delta, dq,
+        *call.pointers(), *call.numbers(), **call.constants(),
+        APART=blocks.apart, BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
     )  # fmt: skip
     return dq, dk, dv

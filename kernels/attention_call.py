@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -16,23 +17,47 @@ L2_BYTES = 24 << 20  # about half of what an A100, H100 or H200 has: for the key
 UNSPECIALISED = ("T_q", "T_k", "rows", "H", "H_kv", "window", "slopes_b", "together")
 """Arguments of which one kernel takes all values: a length of 1, or one that 16 divides, is not compiled for anew."""
 
-Blocks = tuple[int, int, int]
 
-# (channels at most, bytes a number) → BLOCK_M, BLOCK_N, warps: of forward, of the dK and dV kernel, of the dQ kernel.
-# One table for all GPUs: every entry fits into the 99 KB of shared memory that the smallest of them has, and those of
-# two bytes up to 128 channels compile without a spill for all of them (tests/kernels/test_compiles.py).
-TABLE: dict[tuple[int, int], tuple[Blocks, Blocks, Blocks]] = {
-    (16, 2): ((128, 32, 4), (64, 64, 4), (64, 64, 4)),
-    (32, 2): ((128, 32, 4), (64, 64, 8), (64, 64, 4)),
-    (56, 2): ((128, 64, 8), (16, 128, 8), (64, 64, 4)),
-    (64, 2): ((128, 64, 8), (32, 64, 4), (64, 64, 4)),
-    (128, 2): ((128, 64, 8), (32, 64, 8), (128, 32, 8)),
-    (256, 2): ((64, 32, 8), (32, 32, 8), (32, 32, 8)),
-    (16, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
-    (32, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
-    (64, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4)),
-    (128, 4): ((32, 32, 4), (32, 32, 8), (32, 32, 8)),
-    (256, 4): ((32, 16, 4), (16, 16, 8), (16, 16, 8)),
+class Blocks(NamedTuple):
+    """How a kernel cuts the matrix into tiles."""
+
+    queries: int
+    keys: int
+    warps: int
+    apart: bool = True
+    """whether the tiles in which all is seen have a loop of their own: no masks there, for more registers"""
+
+
+# (channels at most, bytes a number) → blocks of forward, of the dK and dV kernel, of the dQ kernel. For all GPUs: every
+# entry fits into the 99 KB of shared memory that the smallest of them has, and those of two bytes up to 128 channels
+# compile without a spill for all of them (tests/kernels/test_compiles.py).
+Table = dict[tuple[int, int], tuple[tuple[Any, ...], ...]]
+TABLE: Table = {
+    (16, 2): ((128, 32, 4), (64, 64, 4, False), (64, 64, 4, False)),
+    (32, 2): ((128, 32, 4), (32, 64, 4, False), (64, 64, 4, False)),
+    (56, 2): ((128, 64, 8), (16, 128, 8, False), (64, 64, 4, False)),
+    (64, 2): ((128, 64, 8), (32, 64, 4, False), (64, 64, 4, False)),
+    (128, 2): ((128, 64, 8), (32, 64, 8, False), (128, 32, 8, False)),
+    (256, 2): ((64, 32, 8), (32, 32, 8, False), (32, 32, 8, False)),
+    (16, 4): ((64, 32, 4), (32, 32, 4, False), (32, 32, 4, False)),
+    (32, 4): ((64, 32, 4), (32, 32, 4, False), (32, 32, 4, False)),
+    (64, 4): ((64, 32, 4), (32, 32, 4, False), (32, 32, 4, False)),
+    (128, 4): ((32, 32, 4), (32, 32, 8, False), (32, 32, 8, False)),
+    (256, 4): ((32, 16, 4), (16, 16, 8, False), (16, 16, 8, False)),
+}
+# Where it is not known better, on an H100 and H200, with registers and shared memory for these.
+HOPPER: Table = {
+    (56, 2): TABLE[56, 2],
+    (64, 2): ((128, 64, 8), (64, 128, 8, False), (128, 64, 8)),
+    (120, 2): TABLE[128, 2],
+    (128, 2): ((128, 128, 8), (32, 64, 8, False), (128, 64, 8)),
+}
+# Windows and documents: of small blocks fewer pairs are computed in vain.
+NARROW: Table = {
+    (16, 2): ((64, 64, 4), (64, 64, 4, False), (64, 64, 4, False)),
+    (32, 2): ((64, 64, 4), (32, 64, 4, False), (64, 32, 4, False)),
+    (64, 2): ((64, 64, 4), (32, 64, 4, False), (64, 32, 4, False)),
+    (128, 2): ((64, 64, 4), (32, 64, 8, False), (64, 32, 4, False)),
 }
 
 
@@ -100,9 +125,19 @@ class Call(NamedTuple):
             "DOT": "ieee" if self.q.dtype == torch.float32 else "tf32",
         }  # fmt: skip
 
-    def blocks(self) -> tuple[Blocks, Blocks, Blocks]:
-        D, size = self.q.shape[-1], self.q.element_size()
-        return next(blocks for (most, bytes_), blocks in TABLE.items() if most >= D and bytes_ == size)
+    def blocks(self, number: int) -> Blocks:
+        """Of forward (0), the dK and dV kernel (1), the dQ kernel (2)."""
+        narrow = self.narrow or self.spans is not None
+        return _blocks(library.family(self.q), self.q.shape[-1], self.q.element_size(), narrow)[number]
 
     def grid(self, length: int, block: int, heads: int) -> tuple[int, ...]:
         return (library.cdiv(length, block) * len(self.q) * heads,)
+
+
+@cache
+def _blocks(family: int, D: int, size: int, narrow: bool) -> tuple[Blocks, ...]:
+    for table in (NARROW if narrow else {}, HOPPER if family == 90 else {}, TABLE):
+        for (most, bytes_), found in table.items():
+            if most >= D and bytes_ == size:
+                return tuple(Blocks(*of) for of in found)
+    raise KeyError(f"no blocks for {D} channels of {size} bytes")

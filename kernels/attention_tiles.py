@@ -151,15 +151,25 @@ def part(number: tl.constexpr, begin, inner_begin, inner_end, end):
 
 @triton.jit
 def scored(qk, distance, scale, softcap, slope, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr):
-    """Scores of products q·k as exponents of 2, and by how much they grow with scale q·k, where they are soft-capped or
-    fall with the distance."""
+    """Scores of products q·k, and by how much they grow with scale q·k, where they are soft-capped or fall with the
+    distance."""
     s, slows = qk * scale, 1.0
     if SOFTCAP:
         t = tanh(s / softcap)
         s, slows = softcap * t, 1.0 - t * t
     if ALIBI:
         s = s - slope * tl.abs(distance).to(tl.float32)
-    return s * LOG2E, slows
+    return s, slows
+
+
+@triton.jit
+def power(s, m, unit, NATURAL: tl.constexpr):
+    """exp of a score less m. Of products q·k it is 2^(unit s - m), one operation, rounded once. What `scored` made of
+    them are exponents of e, as m is then: where they are large they are close, and their difference is exact."""
+    if NATURAL:
+        return tl.exp2((s - m) * LOG2E)
+    else:
+        return tl.exp2(tl.fma(s, unit, -m))
 
 
 def split(D: int) -> tuple[int, int]:

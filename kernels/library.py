@@ -31,6 +31,7 @@ launches: Counter[str] = Counter()
 
 _library = operators.Library("hornbook", "FRAGMENT")
 _recorded: list[Launch] | None = None
+_recorded_for = 0
 _is_interpreted = cache(interpreter.is_on)  # as it was when Triton was imported: first asked at a kernel's start
 _interpreting = Lock()  # the interpreter changes triton.language while it runs, for the whole process
 
@@ -189,11 +190,28 @@ def launch(
 
 
 @contextmanager
-def recording() -> Iterator[list[Launch]]:
-    """Inside, launches are written down and not done: how an ahead-of-time compiler learns what to compile."""
-    global _recorded
-    before, _recorded = _recorded, []
+def recording(target: int = 0) -> Iterator[list[Launch]]:
+    """Inside, launches are written down and not done: how an ahead-of-time compiler learns what to compile.
+
+    Args:
+        target: the compute capability, such as 90, that kernels are then to be chosen for.
+    """
+    global _recorded, _recorded_for
+    before, _recorded, _recorded_for = (_recorded, _recorded_for), [], target
     try:
         yield _recorded
     finally:
-        _recorded = before
+        _recorded, _recorded_for = before
+
+
+def family(t: Tensor) -> int:
+    """The compute capability that a kernel on a tensor is for: 90 of an H100 and H200; 0 in the interpreter."""
+    if _recorded is not None:
+        return _recorded_for
+    return _capability(t.device.index) if t.is_cuda else 0
+
+
+@cache
+def _capability(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

@@ -47,13 +47,26 @@ class Ids:
     shape: tuple[int, ...]
     below: int
     ignored: float = 0.0  # the share of them
+    ascending: bool = False  # along the last axis
+
+
+@dataclass(frozen=True)
+class Ends:
+    """An input that says where parts of ``total`` rows begin: 0, ..., total. Some of the parts are empty."""
+
+    parts: int
+    total: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.parts + 1,)
 
 
 @dataclass(frozen=True)
 class Case:
     """One call: shapes of the inputs by name, and options."""
 
-    inputs: dict[str, tuple[int, ...] | Ids | None]
+    inputs: dict[str, tuple[int, ...] | Ids | Ends | None]
     options: dict[str, Any] = field(default_factory=dict)
     gpu_only: bool = False  # too much for the interpreter
     times: float = 1.0  # what all inputs are multiplied by,
@@ -67,7 +80,7 @@ class Case:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the inputs that are there."""
         given = {name: what for name, what in self.inputs.items() if what is not None}
-        return {name: what.shape if isinstance(what, Ids) else what for name, what in given.items()}
+        return {name: what.shape if isinstance(what, Ids | Ends) else what for name, what in given.items()}
 
     def __str__(self) -> str:
         shapes = [f"{name}{'x'.join(map(str, shape))}" for name, shape in self.shapes.items()]
@@ -178,7 +191,10 @@ def make(case: Case, dtype: torch.dtype, device: str, seed: int) -> dict[str, Te
         elif isinstance(what, Ids):
             ids = torch.randint(what.below, what.shape, generator=random)
             ids[torch.rand(what.shape, generator=random) < what.ignored] = -100
-            made[name] = ids.to(device)
+            made[name] = (ids.sort(-1).values if what.ascending else ids).to(device)
+        elif isinstance(what, Ends):
+            inner = torch.randint(what.total + 1, (what.parts - 1,), generator=random).sort().values
+            made[name] = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), what.total)]).to(device)
         else:
             values = torch.randn(what, generator=random, dtype=torch.float64)
             if name in case.fixed:

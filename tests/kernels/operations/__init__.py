@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .add_norm import ADD_NORM
-from .attention import ATTENTION
+from .attention import ATTENTION, ATTENTION_MASKED
 from .cross_entropy import CROSS_ENTROPY
 from .gelu import GELU
 from .layer_norm import LAYER_NORM
@@ -15,10 +15,11 @@ from .softmax import SOFTMAX
 from .swiglu import SWIGLU
 
 OPERATIONS = [
-    SOFTMAX, LAYER_NORM, RMS_NORM, ADD_NORM, ATTENTION, CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, GELU, RELU2, SWIGLU, ROPE,
+    SOFTMAX, LAYER_NORM, RMS_NORM, ADD_NORM, ATTENTION, ATTENTION_MASKED, CROSS_ENTROPY, LINEAR_CROSS_ENTROPY,
+    GELU, RELU2, SWIGLU, ROPE,
 ]  # fmt: skip
 
 __all__ = [
-    "ADD_NORM", "ATTENTION", "CROSS_ENTROPY", "GELU", "LAYER_NORM", "LINEAR_CROSS_ENTROPY", "OPERATIONS", "RELU2",
-    "RMS_NORM", "ROPE", "SOFTMAX", "SWIGLU",
+    "ADD_NORM", "ATTENTION", "ATTENTION_MASKED", "CROSS_ENTROPY", "GELU", "LAYER_NORM", "LINEAR_CROSS_ENTROPY",
+    "OPERATIONS", "RELU2", "RMS_NORM", "ROPE", "SOFTMAX", "SWIGLU",
 ]  # fmt: skip
