@@ -75,11 +75,11 @@ def examples() -> Iterator[Example]:
 
 def candidates(only: frozenset[str]) -> Iterator[Example]:
     """The kernels among which attention's launch table chooses, if they are asked for: too many for every table."""
-    from . import attention_variants
+    from . import attention_candidates
 
-    if attention_variants.NAME in only:
-        for shape, call in attention_variants.examples():
-            yield Example(attention_variants.NAME, shape, "bf16", call, attention_variants.inside)
+    if attention_candidates.NAME in only:
+        for shape, call in attention_candidates.examples():
+            yield Example(attention_candidates.NAME, shape, "bf16", call, attention_candidates.inside)
 
 
 @cache
@@ -191,8 +191,9 @@ def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]
     row |= inside(compiled.asm["ptx"], compiled.asm["cubin"])
     if example.look is not None:
         row |= example.look(compiled.asm["cubin"])
-    row["programs"] = programs(target, row["warps"], row["registers"], row["shared"])
-    row["in_flight"] = row["programs"] * row["warps"] * 32 * row["bytes"]
+    warps = compiled.metadata.num_warps  # with those that it adds to a kernel which is specialised by warps
+    row["programs"] = programs(target, warps, row["registers"], row["shared"])
+    row["in_flight"] = row["programs"] * warps * 32 * row["bytes"]
     return row
 
 

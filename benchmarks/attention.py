@@ -30,6 +30,7 @@ import torch
 
 from ..errors import ConfigError, nearest
 from . import (
+    attention_candidates,
     attention_cases,
     attention_goals,
     attention_peers,
@@ -103,7 +104,7 @@ def chosen(r: dict[str, Any]) -> dict[str, Any] | None:
     from ..kernels import attention_table
 
     causal = attention_cases.FORMS[r["form"]]["causal"]
-    found = attention_table.find(r["direction"], attention_variants.family(), r["shape"][3], causal, r["shape"][1])
+    found = attention_table.find(r["direction"], attention_candidates.family(), r["shape"][3], causal, r["shape"][1])
     return None if found is None else found._asdict()
 
 

@@ -11,15 +11,11 @@ while the tensor cores do.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import multiprocessing
 import os
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,26 +24,12 @@ import torch
 from torch import Tensor
 
 from .. import files
-from ..kernels import library
 from ..kernels.attention_table import Choice, Class
-from . import kernels, report, timing
-from .attention_trials import (
-    DIRECTIONS,
-    SHAPES,
-    Trial,
-    attend,
-    both_ways,
-    case,
-    classes,
-    family,
-    forced,
-    found,
-    in_processes,
-    words,
-)
+from . import attention_candidates, kernels, report, timing
+from .attention_candidates import NAME, STATIC_TARGET, Trial, words
+from .attention_trials import SHAPES, in_processes
 from .kernel_report import limits_line
 
-NAME = "attention variants"
 GAIN = 1.03
 """times as fast as the plain kernels, at least, or a candidate does not replace them"""
 TRIALS_SHARE, ROWS_SHARE = 0.5, 0.85
@@ -66,7 +48,7 @@ def timed(
     seconds: float = 1.0,
 ) -> dict[str, Any]:
     """Time candidates that are right, and what runs without them, at a class's shape: a row, for JSON."""
-    c = case(cls, SHAPES[cls.long] if shape is None else shape, dtype)
+    c = attention_candidates.case(cls, SHAPES[cls.long] if shape is None else shape, dtype)
     tensors = c.tensors(device)
     q, k, v = tensors
     dy = torch.randn_like(q)
@@ -78,9 +60,9 @@ def timed(
         name = words(choice)
 
         def call(choice: Choice | None = choice, y: Tensor | None = None) -> Any:
-            with forced(cls.direction, choice):
+            with attention_candidates.forced(cls.direction, choice):
                 if y is None:
-                    return attend(cls.direction, cls.causal, q, k, v)
+                    return attention_candidates.attend(cls.direction, cls.causal, q, k, v)
                 return torch.autograd.grad(y, tensors, dy, retain_graph=True)
 
         try:
@@ -193,7 +175,9 @@ def run(dtypes: str = "bf16", quick: bool = False, minutes: float | None = None,
 
         return in_processes(todo, workers, until, say=say)
 
-    return _run(family(), trials, measure, kernels.limits_of(measure, ("bf16",)), quick, minutes, out)
+    return _run(
+        attention_candidates.family(), trials, measure, kernels.limits_of(measure, ("bf16",)), quick, minutes, out
+    )
 
 
 def _run(
@@ -210,11 +194,11 @@ def _run(
     began, limit = time.monotonic(), math.inf if minutes is None else 60 * minutes
     facts = report.machine()
     place = report.folder(out, facts["gpu"] or "cpu")
-    choices, notes = found()
+    choices, notes = attention_candidates.found()
     result: dict[str, Any] = facts | {"benchmark": NAME, "minutes": minutes, "limits": limits, "notes": notes}
     result |= {"rows": [], "refused": {}, "left_out": []}
     print(limits_line(result), flush=True)
-    todo = classes(choices, family, quick)
+    todo = attention_candidates.classes(choices, family, quick)
     asked = dict.fromkeys(
         Trial(c.direction, c.head_dim, c.causal, choice) for c in todo for choice in choices[c.direction, c.head_dim]
     )
@@ -259,50 +243,6 @@ def digest(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def examples() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """For `aot`: a call of each candidate, after one of the plain kernels; the same launches are compiled once."""
-    choices, _ = found()
-    for head_dim in dict.fromkeys(D for _, D in choices):
-        for causal in (True, False):
-            for direction in DIRECTIONS:
-                for choice in (None, *choices.get((direction, head_dim), ())):
-                    trial = Trial(direction, head_dim, causal, choice)
-
-                    def call(trial: Trial = trial) -> None:
-                        if library.family(torch.empty(0)) != STATIC_TARGET:
-                            return
-                        try:
-                            both_ways(trial, case(trial, (1, 256, 2)), "cpu")
-                        except Exception as error:
-                            if multiprocessing.parent_process() is None:  # the others need not say it, too
-                                report.note(f"{trial}: {report.because(error)}")
-
-                    yield str(trial), call
-
-
-def inside(cubin: bytes) -> dict[str, Any]:
-    """What only the machine code shows: tensor-core instructions of a warpgroup, and what runs while they do."""
-    import triton
-
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        sass = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
-    return {"hgmma": sass.count("HGMMA"), "overlap": overlap(sass)}
-
-
-def overlap(sass: str) -> Any:
-    """What `sass` says about it; None where nobody can."""
-    for module in ("sass", "aot"):
-        try:
-            return getattr(importlib.import_module(f".{module}", __package__), "overlap")(sass)  # noqa: B009
-        except (ImportError, AttributeError):
-            continue
-    return None
-
-
-STATIC_TARGET = 90
 STATIC = ("candidate", "kernel", "warps", "registers", "spilled", "shared", "programs", "hgmma", "overlap")
 
 
@@ -314,7 +254,7 @@ def static_table(rows: Sequence[dict[str, Any]]) -> str:
             [r["shape"], r["kernel"], r["warps"], r["error"], *[""] * 5]
             if "error" in r
             else [r["shape"], *(shown(r.get(column)) for column in STATIC[1:])]
-            for r in rows
+            for r in sorted(rows, key=lambda r: (r["shape"], r["kernel"]))
         ],
     )
 
@@ -338,7 +278,7 @@ def without_cuda(minutes: float | None = None) -> None:
         print(f"The kernels cannot be compiled either: {problem}.")
         print(json.dumps(summary | {"reason": problem}))
         return
-    for note in found()[1]:
+    for note in attention_candidates.found()[1]:
         print(f"No candidates: {note}.")
     report.note("compiling attention's kernels in bf16 for sm_90; first it is found out which there are")
     progress = report.Progress(aot.cores())

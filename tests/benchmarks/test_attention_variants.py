@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from hornbook.benchmarks import aot, attention_trials, attention_variants, timing
-from hornbook.benchmarks.attention_trials import Trial, words
-from hornbook.kernels import attention_table
+from hornbook.benchmarks import aot, attention_candidates, attention_trials, attention_variants, timing
+from hornbook.benchmarks.attention_candidates import Trial, words
+from hornbook.kernels import attention_table, library
 from hornbook.kernels.attention_table import TABLE, Choice, Class
 from hornbook.reference.attention import attention as reference
 
@@ -32,8 +32,8 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hornbook.kernels.attention_gluon", None)
     backward = types.SimpleNamespace(CANDIDATES={64: (ORDERED, REDUCE), 32: (ORDERED,)})
     monkeypatch.setitem(sys.modules, "hornbook.kernels.attention_single_pass", backward)
-    monkeypatch.setattr(attention_trials, "PLAIN", {})
-    monkeypatch.setattr(attention_trials, "HEAD_DIMS", (64,))
+    monkeypatch.setattr(attention_candidates, "PLAIN", {})
+    monkeypatch.setattr(attention_candidates, "HEAD_DIMS", (64,))
 
 
 @pytest.fixture
@@ -60,9 +60,8 @@ def dispatch(monkeypatch: pytest.MonkeyPatch) -> list[Choice | None]:
     def launched(trial: Trial, dtype: str, device: str) -> list[str]:
         return ["plain" if trial.choice in (None, NOBODY) else words(trial.choice)]
 
-    monkeypatch.setattr(attention_trials, "attend", attend)
-    monkeypatch.setattr(attention_variants, "attend", attend)
-    monkeypatch.setattr(attention_trials, "launched", launched)
+    monkeypatch.setattr(attention_candidates, "attend", attend)
+    monkeypatch.setattr(attention_candidates, "launched", launched)
     return ran
 
 
@@ -74,7 +73,7 @@ def tried(choice: Choice | None, direction: str = "forward") -> dict[str, Any]:
 
 
 def test_candidates(offered: None) -> None:
-    choices, (note,) = attention_trials.found()
+    choices, (note,) = attention_candidates.found()
     assert set(choices) == {("forward", 64), ("backward", 64), ("reduce", 64), ("backward", 32), ("reduce", 32)}
     assert choices["backward", 64] == [ORDERED]
     assert choices["reduce", 64] == [ORDERED, REDUCE], "a kernel with an order serves where none is needed"
@@ -82,7 +81,7 @@ def test_candidates(offered: None) -> None:
 
 
 def test_the_plain_kernels_are_candidates_in_other_blocks() -> None:
-    choices, _ = attention_trials.found()
+    choices, _ = attention_candidates.found()
     for D in (64, 128):
         assert {c.variant for c in choices["forward", D]} >= {"plain"}
         assert {c.variant for c in choices["backward", D]} >= {"separate"}
@@ -91,18 +90,18 @@ def test_the_plain_kernels_are_candidates_in_other_blocks() -> None:
 
 
 def test_classes(offered: None) -> None:
-    choices, _ = attention_trials.found()
-    found = attention_trials.classes(choices, 90)
+    choices, _ = attention_candidates.found()
+    found = attention_candidates.classes(choices, 90)
     assert len(set(found)) == len(found) == 3 * 4 + 2 * 4
     assert found[0] == Class("forward", 90, 64, True, True)
     assert [c.head_dim for c in found[12:]] == [32] * 8, "the usual head_dims first"
-    assert all(c.causal and c.long for c in attention_trials.classes(choices, 90, quick=True))
+    assert all(c.causal and c.long for c in attention_candidates.classes(choices, 90, quick=True))
 
 
 @pytest.mark.parametrize("long", [False, True])
 def test_shapes_are_of_their_class(long: bool) -> None:
     trial = Trial("forward", 64, True, None)
-    assert (attention_trials.case(trial, attention_trials.SHAPES[long]).shape[1] > 2048) == long
+    assert (attention_candidates.case(trial, attention_trials.SHAPES[long]).shape[1] > 2048) == long
     assert attention_trials.RAGGED[1] % 16 == 0
     assert attention_trials.RAGGED[1] % 64
 
@@ -149,16 +148,16 @@ def test_a_wrong_gradient_is_noticed(gradient: int, monkeypatch: pytest.MonkeyPa
         given[gradient].register_hook(lambda grad: grad * 1.03)
         return reference(*given, causal=causal)
 
-    monkeypatch.setattr(attention_trials, "attend", attend)
+    monkeypatch.setattr(attention_candidates, "attend", attend)
     assert "WRONG" in tried(None, "backward")["failed"]
     assert "error" in tried(None, "forward"), "that is about the way forth only"
 
 
 def test_launches_without_a_candidate_are_the_plain_ones() -> None:
-    forward = attention_trials.launched(Trial("forward", 16, True, None))
+    forward = attention_candidates.launched(Trial("forward", 16, True, None))
     assert [launch.split()[0] for launch in forward] == ["attention_forward"]
-    assert attention_trials.launched(Trial("forward", 16, False, None)) != forward
-    backward = attention_trials.launched(Trial("backward", 16, True, None))
+    assert attention_candidates.launched(Trial("forward", 16, False, None)) != forward
+    backward = attention_candidates.launched(Trial("backward", 16, True, None))
     assert {launch.split()[0] for launch in backward} >= {"attention_backward_kv", "attention_backward_q"}
 
 
@@ -342,26 +341,32 @@ def test_what_fails_only_while_it_is_timed(offered: None, dispatch: list[Any], t
 def test_candidates_are_compiled_if_they_are_asked_for(offered: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call of each; those that a kernel refuses have no launches, and do not stop the others."""
     assert not list(aot.candidates(frozenset({"attention"})))
-    found = list(aot.candidates(frozenset({attention_variants.NAME})))
+    found = list(aot.candidates(frozenset({attention_candidates.NAME})))
     shapes = [example.shape for example in found]
     assert len(set(shapes)) == len(shapes)
     assert f"forward D=64 causal: {words(GOOD)}" in shapes
     assert f"reduce D=64 full: {words(None)}" in shapes
     assert {example.dtype for example in found} == {"bf16"}
 
+    ran: list[Trial] = []
+
     def refuse(trial: Trial, *_: Any) -> None:
+        ran.append(trial)
         raise ValueError("not for me")
 
-    monkeypatch.setattr(attention_variants, "both_ways", refuse)
-    for example in found:
-        example.call()
+    monkeypatch.setattr(attention_candidates, "both_ways", refuse)
+    for target in (80, 90):
+        with library.recording(target):
+            for example in found:
+                example.call()
+    assert len(ran) == len(found), "for sm_90 only"
 
 
 def test_the_machine_code_is_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = types.SimpleNamespace(overlap=lambda sass: {"exponentials": sass.count("EX2"), "beside": 1})
     monkeypatch.setitem(sys.modules, "hornbook.benchmarks.sass", seen)
-    assert attention_variants.overlap("MUFU.EX2; MUFU.EX2") == {"exponentials": 2, "beside": 1}
+    assert attention_candidates.overlap("MUFU.EX2; MUFU.EX2") == {"exponentials": 2, "beside": 1}
     assert attention_variants.shown({"exponentials": 2, "beside": 1}) == "1 of 2"
     monkeypatch.setitem(sys.modules, "hornbook.benchmarks.sass", None)
-    assert attention_variants.overlap("") is None
+    assert attention_candidates.overlap("") is None
     assert attention_variants.shown(None) == "–"

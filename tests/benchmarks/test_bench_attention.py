@@ -16,12 +16,12 @@ from hornbook import ops
 from hornbook.benchmarks import (
     aot,
     attention,
+    attention_candidates,
     attention_cases,
     attention_goals,
     attention_peers,
     attention_report,
     attention_trials,
-    attention_variants,
     timing,
 )
 from hornbook.benchmarks import commands as bench_commands
@@ -497,7 +497,7 @@ def test_without_cuda(argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: 
         "with_spills": 1, "left_out": 1,
     }  # fmt: skip
     seconds = {"--quick": 192.0, "--minutes": 480.0}.get(argv[0] if argv else "")
-    same = {"only": {attention_variants.NAME}, "targets": (90,), "dtypes": ("bf16",)}
+    same = {"only": {attention_candidates.NAME}, "targets": (90,), "dtypes": ("bf16",)}
     assert asked == [same | {"seconds": pytest.approx(seconds)}]
     assert not list(tmp_path.iterdir())
 
@@ -559,11 +559,11 @@ def test_attention_on_a_gpu(tmp_path: Path, capsys: Any, monkeypatch: pytest.Mon
 @pytest.mark.gpu
 def test_candidates_are_tried_on_a_gpu() -> None:
     """In a process of its own: the plain kernels are right."""
-    trial = attention_trials.Trial("forward", 64, True, None)
+    trial = attention_candidates.Trial("forward", 64, True, None)
     results = attention_trials.in_processes([trial], 1)
     assert results[trial]["error"] < 1e-2
 
 
 def test_gpt2s_shape_is_gpt2s() -> None:
     config = hb.GPTConfig.preset("gpt2")
-    assert GPT2[1:] == (config.context_length, config.n_head, config.head_dim)
+    assert GPT2[1:] == (config.context_length, config.n_head, config.d_model // config.n_head)
