@@ -53,10 +53,10 @@ def bench_attention(
 ) -> None:
     """Time attention on this machine's GPU: against its matrix products and memory, goals, PyTorch's own, flash-attn.
 
-    Writes attention.json, attention.md and plots of TFLOP/s over lengths; with --variants attention-variants.json and
-    .md, and attention-table.txt, the rows for kernels/attention_table.py; the last line of the output is JSON. What is
-    there of the same card, versions and day, and of other cases, stays. Without a CUDA GPU it compiles the kernels that
-    --variants would time, and prints registers, spills, shared memory and what overlaps.
+    Writes attention.json, attention.md and plots of TFLOP/s over lengths; the option variants writes its own JSON and
+    Markdown, and attention-table.txt, the rows for kernels/attention_table.py. The last line of output is JSON. What
+    is there of the same card, versions and day, and of other cases, stays. Without a CUDA GPU it compiles the kernels
+    that variants would time for sm_90, and prints registers, spills, shared memory and what overlaps.
 
     Args:
         only: of forward, backward, window, decode, full, gqa, documents, widths (head_dim 96, 192, 256) and softcap;

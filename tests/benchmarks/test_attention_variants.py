@@ -206,6 +206,17 @@ def test_a_process_that_dies_or_hangs_costs_one_candidate() -> None:
     assert len(said) == len(trials)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this is about machines without a GPU")
+@pytest.mark.skipif(sys.platform == "win32", reason="no Triton there")
+def test_the_real_process_answers() -> None:
+    """Without a GPU that it cannot; both candidates get an answer, each from a process of its own."""
+    trials = [Trial("forward", 64, True, choice) for choice in (None, GOOD)]
+    results = attention_trials.in_processes(trials, 1)
+    assert list(results) == trials
+    for result in results.values():
+        assert "CUDA" in result["failed"] or "NVIDIA" in result["failed"], result
+
+
 def test_no_trial_begins_too_late() -> None:
     trials = [Trial("forward", 64, True, GOOD)]
     assert attention_trials.in_processes(trials, 2, time.monotonic() - 1, command=("nobody-runs-this",)) == {}
