@@ -61,6 +61,8 @@ class Example:
     shape: str
     dtype: str
     call: Callable[[], Any]
+    look: Callable[[bytes], dict[str, Any]] | None = None
+    """more columns, from the machine code"""
 
 
 def examples() -> Iterator[Example]:
@@ -71,6 +73,15 @@ def examples() -> Iterator[Example]:
                 yield Example(operation.name, shape, dtype, call)
 
 
+def candidates(only: frozenset[str]) -> Iterator[Example]:
+    """The kernels among which attention's launch table chooses, if they are asked for: too many for every table."""
+    from . import attention_candidates
+
+    if attention_candidates.NAME in only:
+        for shape, call in attention_candidates.examples():
+            yield Example(attention_candidates.NAME, shape, "bf16", call, attention_candidates.inside)
+
+
 @cache
 def launches(only: frozenset[str]) -> list[tuple[Example, Any, dict[int, str]]]:
     """The launches of all examples; those that would compile to the same code are there once. The last part says for
@@ -79,7 +90,7 @@ def launches(only: frozenset[str]) -> list[tuple[Example, Any, dict[int, str]]]:
     from ..kernels import library
 
     found: dict[str, tuple[Example, Any, dict[int, str]]] = {}
-    for example in examples():
+    for example in (*examples(), *candidates(only)):
         if only and example.operation not in only:
             continue
         for target in TARGETS:
@@ -178,8 +189,11 @@ def compile_one(index: int, target: int, only: frozenset[str]) -> dict[str, Any]
         return row | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
     row["shared"] = compiled.metadata.shared
     row |= inside(compiled.asm["ptx"], compiled.asm["cubin"])
-    row["programs"] = programs(target, row["warps"], row["registers"], row["shared"])
-    row["in_flight"] = row["programs"] * row["warps"] * 32 * row["bytes"]
+    if example.look is not None:
+        row |= example.look(compiled.asm["cubin"])
+    warps = compiled.metadata.num_warps  # with those that it adds to a kernel which is specialised by warps
+    row["programs"] = programs(target, warps, row["registers"], row["shared"])
+    row["in_flight"] = row["programs"] * warps * 32 * row["bytes"]
     return row
 
 

@@ -43,6 +43,41 @@ def bench_kernels(
         sys.exit(f"hornbook: {len(bad)} of {len(result['rows'])} rows are wrong or failed: see the column 'check'")
 
 
+def bench_attention(
+    only: Annotated[str, arg(metavar="WHAT,...")] = "",
+    dtypes: str = "bf16",
+    quick: bool = False,
+    minutes: float | None = None,
+    out: Path | None = None,
+    variants: bool = False,
+) -> None:
+    """Time attention on this machine's GPU: against its matrix products and memory, goals, PyTorch's own, flash-attn.
+
+    Writes attention.json, attention.md and plots of TFLOP/s over lengths; the option variants writes its own JSON and
+    Markdown, and attention-table.txt, the rows for kernels/attention_table.py. The last line of output is JSON. What
+    is there of the same card, versions and day, and of other cases, stays. Without a CUDA GPU it compiles the kernels
+    that variants would time for sm_90, and prints registers, spills, shared memory and what overlaps.
+
+    Args:
+        only: of forward, backward, window, decode, full, gqa, documents, widths (head_dim 96, 192, 256) and softcap;
+            all if not given.
+        dtypes: number formats, of bf16, fp16 and fp32.
+        quick: fewer shapes and repetitions, to end within four minutes; what there is no time for is named.
+        minutes: end within so many; what goals need comes first, and what there is no time for is named.
+        out: the folder for results, as for ``hornbook bench kernels``.
+        variants: time every kernel that could compute attention, and print the rows of the launch table that are
+            fastest on this GPU.
+    """
+    from .attention import run
+
+    if (result := run(only, dtypes, quick, minutes, out, variants)) is None:
+        return
+    if variants and not result["rows"]:
+        sys.exit("hornbook: no kernel could be timed: see the notes")
+    if not variants and (bad := [r for r in result["rows"] if r["verdict"] != "ok"]):
+        sys.exit(f"hornbook: {len(bad)} of {len(result['rows'])} rows are wrong or failed: see the column 'check'")
+
+
 def bench_model(
     preset: str = "gpt2",
     device: str = "auto",

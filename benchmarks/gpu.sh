@@ -14,13 +14,15 @@
 #   softmax        4      softmax: its goals
 #   losses         6      cross_entropy, linear_cross_entropy, sample_logits: theirs
 #   pointwise      5      gelu, relu2, swiglu, rope: theirs
-#   attention      4      attention, which has no goals yet
+#   attention      8      attention at all lengths, windows, decoding: its goals
+#   variants       8      every kernel that could compute attention: prints the rows of kernels/attention_table.py
 #   model          2      a training step and a decoding step
 #   tests          9      pytest -m gpu; in a line of several parts what they leave of ten minutes, if that is more than 1
 #
 # The minutes are limits, each with a minute and a half for what takes longer than it should; what there is no time for
 # is named. Norms, softmax, losses and pointwise are about every goal of benchmarks/kernel_goals.py, and take less than
-# half an hour together. What goals need comes first; results are written after every row, and parts of one day add up
+# half an hour together; attention is about those of benchmarks/attention_goals.py. A new GPU family first wants variants:
+# attention is as fast as its table says, and that is filled from what variants prints. What goals need comes first; results are written after every row, and parts of one day add up
 # in one folder, so that nothing is lost when one is stopped.
 #
 # OUT       where results go, and a log of each line; if not set, they go where `hornbook bench` puts them
@@ -53,7 +55,13 @@ part() { # NAME SECONDS COMMAND...
 kernels() { # MINUTES OPTIONS...
     local minutes=$1
     shift
-    part "$name" $((60 * minutes + 90)) "$python" -P -m hornbook bench kernels "$@" ${results[@]+"${results[@]}"}
+    bench "$minutes" kernels "$@"
+}
+
+bench() { # MINUTES BENCHMARK OPTIONS...
+    local minutes=$1
+    shift
+    part "$name" $((60 * minutes + 90)) "$python" -P -m hornbook bench "$@" ${results[@]+"${results[@]}"}
 }
 
 tests() {
@@ -119,7 +127,8 @@ print(f"hornbook {hornbook.__version__} ({hornbook.__file__}), torch {torch.__ve
             softmax) kernels 4 --only softmax --minutes 4 ;;
             losses) kernels 6 --only cross_entropy,linear_cross_entropy,sample_logits --minutes 6 ;;
             pointwise) kernels 5 --only gelu,relu2,swiglu,rope --minutes 5 ;;
-            attention) kernels 4 --only attention --minutes 4 ;;
+            attention) bench 8 attention --minutes 8 ;;
+            variants) bench 8 attention --variants --minutes 8 ;;
             model) part model 110 "$python" -P -m hornbook bench model --quick ${results[@]+"${results[@]}"} ;;
             tests) tests ;;
         esac
@@ -135,7 +144,7 @@ usage() {
     exit 2
 }
 
-known=(quick norms softmax losses pointwise attention model tests)
+known=(quick norms softmax losses pointwise attention variants model tests)
 parts=()
 wheel_dir=
 while [ $# -gt 0 ]; do

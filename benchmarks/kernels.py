@@ -19,7 +19,7 @@ import importlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from .kernel_report import NAMES
 from .operations import LIBRARIES, OPERATIONS, Case, Function, Operation, Shape, implementation, results
 
 PEERS = ("torch", "torch.compile", *LIBRARIES)
-OURS = ("composed", "fused")
+ANY_ORDER = "any order"  # our attention whose way back may add in any order: one way forth with ``fused``
+OURS = ("composed", "fused", ANY_ORDER)
 # Of ‖result - reference‖ / ‖reference‖; rounding alone makes up to a third of it (layer_norm in bf16: 7e-3).
 TOLERANCE = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 2e-2}
 # How many times attention's matrix of weights, in fp32, they need at once, about.
-MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0}
+MATRICES = {"reference": 10.0, "torch.compile": 10.0, "composed": 6.0, "MATH": 10.0}
 PRODUCTS = "matmuls"  # not an implementation: what an operation cannot do without
 # Of the time that a run has: until then it waits for torch.compile, begins new rows, and asks for the program's own
 # time. What is left after that is for plots, and for what takes longer than it should.
@@ -102,20 +103,31 @@ def cases(only: str = "", shapes: str = "", dtypes: str = "bf16", quick: bool = 
     return [case for _, case in found]
 
 
-def in_order(todo: Sequence[Case]) -> list[Case]:
+def in_order(todo: Sequence[Case], about: Callable[[Case], Iterable[Any]] = kernel_goals.about) -> list[Case]:
     """What goals need first: a case of each, then the others that goals are about, then the rest."""
-    seen: set[tuple[str, kernel_goals.Goal]] = set()
+    seen: set[tuple[str, Any]] = set()
 
     def rank(case: Case) -> int:
-        about = {(case.operation.name, goal) for goal in kernel_goals.about(case)}
-        new = not about <= seen
-        seen.update(about)
-        return 0 if new else 1 if about else 2
+        goals = {(case.operation.name, goal) for goal in about(case)}
+        new = not goals <= seen
+        seen.update(goals)
+        return 0 if new else 1 if goals else 2
 
     return sorted(todo, key=rank)
 
 
-def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple[dict[str, Function], dict[str, str]]:
+Found = tuple[dict[str, Function], dict[str, str]]
+"""who can compute a case, and why others cannot"""
+
+
+def too_large(name: str, case: Case, free: float) -> str | None:
+    """Why an implementation is not even tried: its matrices would take most of so many bytes."""
+    # What forward keeps and backward makes of them: fp32 scores, weights, ... and their gradients; composed in `dtype`.
+    needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
+    return f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB" if needed > 0.6 * free else None
+
+
+def functions(case: Case, names: Sequence[str], free: float = math.inf) -> Found:
     """Who can compute a case, and why others cannot.
 
     Args:
@@ -124,11 +136,9 @@ def functions(case: Case, names: Sequence[str], free: float = math.inf) -> tuple
     found: dict[str, Function] = {}
     notes: dict[str, str] = {}
     operation = case.operation.name
-    # What forward keeps and backward makes of them: fp32 scores, weights, ... and their gradients; composed in `dtype`.
     for name in names:
-        needed = MATRICES.get(name, 0.0) * case.matrix_bytes()
-        if needed > 0.6 * free:
-            notes[name] = f"not run: its T x T matrices would take about {needed / 1e9:.0f} GB"
+        if (why := too_large(name, case, free)) is not None:
+            notes[name] = why
         elif name in LIBRARIES and not case.has(name):
             continue  # it has no such function
         else:
@@ -152,17 +162,19 @@ def measure_case(
     device: str = "cuda",
     names: Sequence[str] = NAMES,
     seconds: float = 1.0,
+    find: Callable[[Case, Sequence[str], float], Found] = functions,
 ) -> list[dict[str, Any]]:
     """Check and time everybody at one case; a row for each direction of the operation, for JSON.
 
     Args:
         measure: the clock.
         limits: "copy", bytes per second, and "matmul", number format → operations per second.
-        names: of `kernel_report.NAMES`, whom to time.
+        names: whom to time.
         seconds: of timed work a row.
+        find: as `functions`.
     """
     on_gpu = device == "cuda"
-    found, notes = functions(case, names, torch.cuda.mem_get_info()[0] if on_gpu else math.inf)
+    found, notes = find(case, names, torch.cuda.mem_get_info()[0] if on_gpu else math.inf)
     tensors = case.tensors(device)
     if on_gpu:
         torch.compiler.reset()  # each shape is compiled anew, as a program with that shape would
@@ -194,6 +206,8 @@ def measure_case(
         said = dict(notes)
         # Those with matrices of T x T last: if the graphs of all together are too much, it is one of these that goes.
         for name in sorted(found, key=lambda name: name in MATRICES):
+            if direction == "forward" and name == ANY_ORDER and "fused" in found:
+                continue
             try:
                 f = found[name]
                 call = _call(f, tensors, options, dys, direction)
@@ -362,16 +376,19 @@ def run(
         return _run(todo if quick or minutes is None else in_order(todo), minutes, out)
 
 
+def limits_of(measure: timing.Measure, dtypes: Iterable[str], device: str = "cuda") -> dict[str, Any]:
+    """What the card can do: "copy", bytes per second, and "matmul", number format → operations per second."""
+    rates = {dtype: timing.matmul_rate(measure, dtype, device) for dtype in dtypes}
+    return {"copy": timing.copy_bandwidth(measure, device), "matmul": rates}
+
+
 def _run(todo: list[Case], minutes: float | None, out: Path | None, device: str = "cuda") -> dict[str, Any]:
     began, limit = time.monotonic(), math.inf if minutes is None else 60 * minutes
     facts = report.machine()
     place = report.folder(out, facts["gpu"])
     measure = timing.CudaClock()
     needed = sorted({case.dtype for case in todo})
-    limits = {
-        "copy": timing.copy_bandwidth(measure, device),
-        "matmul": {dtype: timing.matmul_rate(measure, dtype, device) for dtype in needed},
-    }
+    limits = limits_of(measure, needed, device)
     result: dict[str, Any] = facts | {"benchmark": "kernels", "minutes": minutes, "limits": limits}
     result |= {"rows": [], "left_out": [], "overhead_us": {}, "blocks": {}}
     before = kernel_report.earlier(place, facts)

@@ -11,7 +11,8 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib import util
 from pathlib import Path
@@ -98,7 +99,7 @@ def without_cuda(
     families = ", ".join(f"sm_{target}" for target in targets)
     end = "" if minutes is None else f", within {minutes:g} minutes"
     note(f"compiling kernels in {', '.join(dtypes)} for {families}{end}; first it is found out which there are")
-    progress = _Progress(aot.cores())
+    progress = Progress(aot.cores())
     seconds = None if minutes is None else 60 * minutes * 0.8  # Python has to start twice, too
     rows = aot.compile_all(progress=progress, only=only, targets=targets, dtypes=dtypes, seconds=seconds)
     failed = [row for row in rows if "error" in row]
@@ -112,7 +113,7 @@ def without_cuda(
     print(json.dumps(summary))
 
 
-class _Progress:
+class Progress:
     """A line about how long it will take, then one every ten seconds."""
 
     of = 0
@@ -163,6 +164,33 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{float(f'{value:.{digits}g}'):,.12g}"
 
 
+LINES = ("#969696", "#fd8d3c", "#74c476", "#9e9ac8", "#e7969c", "#525252", "#bcbd22", "#17becf", "#8c564b", "#6baed6")
+COLOURS = ("#bdbdbd", "#737373", "#fdae6b", "#9ecae1", "#08519c", "#74c476", "#9e9ac8", "#e7969c")
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes to draw on, then written to ``path``, an .svg file: the same bytes for the same numbers."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(
+        {"svg.hashsalt": "hornbook", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        try:
+            yield figure, axes
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        finally:
+            plt.close(figure)
+    files.write(path, buffer.getvalue())
+
+
 def bars(
     path: Path, title: str, axis: str, labels: Sequence[str], series: Mapping[str, Sequence[float | None]]
 ) -> None:
@@ -173,28 +201,47 @@ def bars(
         axis: what the length of a bar is.
         series: name → a number for each label, or None.
     """
-    import io
-
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = ("#bdbdbd", "#737373", "#fdae6b", "#9ecae1", "#08519c", "#74c476", "#9e9ac8", "#e7969c")
-    with plt.rc_context(
-        {"svg.hashsalt": "hornbook", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    ):
-        height = 0.8 / max(1, len(series))
-        figure, axes = plt.subplots(figsize=(8, 1 + len(labels) * (0.3 + 0.13 * len(series))), layout="constrained")
+    height = 0.8 / max(1, len(series))
+    with _figure(path, 8, 1 + len(labels) * (0.3 + 0.13 * len(series))) as (figure, axes):
         for n, (name, values) in enumerate(series.items()):
             at = [row + (n - (len(series) - 1) / 2) * height for row in range(len(labels))]
-            axes.barh(at, [v or 0.0 for v in values], height, label=name, color=colours[n % len(colours)])
+            axes.barh(at, [v or 0.0 for v in values], height, label=name, color=COLOURS[n % len(COLOURS)])
         axes.axvline(1.0, color="#777777", linestyle="--", linewidth=0.8)
         axes.set_yticks(range(len(labels)), list(labels))
         axes.invert_yaxis()
         axes.set(xlabel=axis, title=title)
         figure.legend(loc="outside lower center", ncols=4, frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    files.write(path, buffer.getvalue())
+
+
+def lines(
+    path: Path,
+    title: str,
+    axes_names: tuple[str, str],
+    series: Mapping[str, Mapping[int, float]],
+    marks: Mapping[str, float] | None = None,
+) -> None:
+    """Draw a line for each of ``series`` over lengths, which double from tick to tick.
+
+    Args:
+        path: an .svg file.
+        axes_names: what lies on the horizontal axis, and on the vertical one.
+        series: name → length → number. The name "fused" is drawn last and thickest.
+        marks: name → number, a dashed line across.
+    """
+    with _figure(path, 8, 4.5) as (figure, axes):
+        ticks = sorted({length for points in series.values() for length in points})
+        for n, (name, points) in enumerate(series.items()):
+            at = sorted(points)
+            mine = name == "fused"
+            axes.plot(
+                at, [points[x] for x in at], label=name, marker="o", markersize=3 + mine, zorder=2 + mine,
+                linewidth=2.4 if mine else 1.2, color="#08519c" if mine else LINES[n % len(LINES)],
+            )  # fmt: skip
+        for name, value in (marks or {}).items():
+            axes.axhline(value, color="#777777", linestyle="--", linewidth=0.8)
+            axes.annotate(name, (0, value), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=title)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)

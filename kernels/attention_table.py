@@ -41,12 +41,13 @@ class Class(NamedTuple):
 TABLE: dict[Class, Choice] = {}
 """Measured rows only; there are none yet."""
 
-_forced: dict[str, Choice] = {}
+_forced: dict[str, Choice | None] = {}
 
 
 @contextmanager
-def using(**choices: Choice) -> Iterator[None]:
-    """Inside, calls that a chosen kernel takes run on it: ``using(forward=Choice(...), backward=Choice(...))``."""
+def using(**choices: Choice | None) -> Iterator[None]:
+    """Inside, calls that a chosen kernel takes run on it: ``using(forward=Choice(...), backward=Choice(...))``. With
+    None a call runs as it would without a row in the table."""
     before = dict(_forced)
     _forced.update(choices)
     try:

@@ -173,7 +173,7 @@ class Case:
         """Bytes of one matrix of weights, of all heads, in fp32; 0 for an operation without one."""
         if self.operation.name != "attention":
             return 0
-        B, T, H, _ = self.shape
+        B, T, H = self.shape[:3]
         return B * H * T * T * 4
 
 

@@ -382,7 +382,7 @@ def test_without_cuda_and_time(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
 def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     clock = iter([0.0, 5.0, 6.0, 16.0, 17.0, 18.0])
     monkeypatch.setattr(report, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    progress = report._Progress(cores=2)
+    progress = report.Progress(cores=2)
     for done in range(5):
         progress(done, 4)
     first, *rest = capsys.readouterr().err.splitlines()

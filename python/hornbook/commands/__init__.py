@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from ..benchmarks.commands import bench_kernels, bench_model, bench_tokenizer
+from ..benchmarks.commands import bench_attention, bench_kernels, bench_model, bench_tokenizer
 from ..errors import ConfigError
 from .common import Field, Kernels, Sources, check_place, meter, note, open_tokenizer, opened, parse_size, use
 from .tokenizer import (
@@ -289,5 +289,10 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "train": train,
     "sample": sample,
     "doctor": doctor,
-    "bench": {"kernels": bench_kernels, "model": bench_model, "tokenizer": bench_tokenizer},
+    "bench": {
+        "attention": bench_attention,
+        "kernels": bench_kernels,
+        "model": bench_model,
+        "tokenizer": bench_tokenizer,
+    },
 }
