@@ -210,7 +210,7 @@ class Attention(nn.Module):
             q, k = ops.rope(q, *turn, positions=places), ops.rope(k, *turn, positions=places)
         if cache is not None and places is not None:
             k, v = cache.put(layer, k, v, places)  # (B, max_length, H_kv, D)
-            y = ops.decode_attention(q, k, v, cache.lengths + T)
+            y = ops.decode_attention(q, k, v, cache.ends)
         else:
             if cache is not None:
                 k, v = cache.append(layer, k, v)  # (B, T_cached + T, H_kv, D)
