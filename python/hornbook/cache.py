@@ -20,6 +20,7 @@ class KVCache:
         length: tokens held so far, the same for every sequence.
         lengths: (B,), int32, the same on the device. (Whoever replays a CUDA graph of steps moves these, and not
             ``length``: count the steps, and see to it that there is room for them.)
+        ends: (B,), ``lengths`` and the tokens that `places` was last asked for, which layers are putting in.
     """
 
     def __init__(
@@ -38,6 +39,8 @@ class KVCache:
         self.v = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
         self.lengths = torch.zeros(batch_size, dtype=torch.int32, device=device)
+        self.ends = self.lengths
+        self._rows = torch.arange(batch_size, device=device)[:, None]
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values of T new tokens, each (B, T, H_kv, D), in one layer.
@@ -53,6 +56,7 @@ class KVCache:
     def places(self, T: int) -> Tensor:
         """(B, T): where the next T tokens of each sequence stand, as the device knows it."""
         self._end(T)
+        self.ends = self.lengths + T
         return self.lengths[:, None] + torch.arange(T, device=self.lengths.device)
 
     def put(self, layer: int, k: Tensor, v: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,9 +65,8 @@ class KVCache:
         Returns:
             All of the layer's room, each (B, max_length, H_kv, D), without a copy.
         """
-        rows = torch.arange(len(places), device=places.device)[:, None]
-        self.k[layer].index_put_((rows, places), k)
-        self.v[layer].index_put_((rows, places), v)
+        self.k[layer].index_put_((self._rows, places), k)
+        self.v[layer].index_put_((self._rows, places), v)
         return self.k[layer], self.v[layer]
 
     def _end(self, T: int) -> int:
@@ -89,3 +92,4 @@ class KVCache:
         self.k = self.k[:, rows]
         self.v = self.v[:, rows]
         self.lengths = self.lengths[rows]
+        self._rows = torch.arange(len(rows), device=self.lengths.device)[:, None]

@@ -95,7 +95,7 @@ class Attention(nn.Module):
         options: dict[str, Any] = {"window": self.config.attention_window, "alibi_slopes": places.slopes}
         if cache is not None and places.positions is not None:
             k, v = cache.put(layer, k, v, places.positions)  # (B, max_length, H_kv, D)
-            y = ops.decode_attention(q, k, v, cache.lengths + T, **options)
+            y = ops.decode_attention(q, k, v, cache.ends, **options)
         else:
             if cache is not None:
                 k, v = cache.append(layer, k, v)  # (B, T_cached + T, H_kv, D)
