@@ -1,0 +1,207 @@
+r"""Attention forward with tensor descriptors, and in orders in which the exponentials run beside the products.
+
+A tensor core of an H100 multiplies matrices sixty times faster than the special-function unit takes exponentials. For a
+head of 128 channels a tile of scores costs 512 operations a score in the two products and one exponential; both take
+about as long to compute a tile as each other, with what else softmax does, so a kernel that does one after the other is
+at half speed at most. wgmma, the instruction of sm_90 that multiplies, is asynchronous: what can run beside it is
+whatever does not need its result. In the usual order nothing can:
+
+    tma        s_j = q k_jᵀ;  p_j = softmax step of s_j;  acc += p_j v_j                    another warp group must help
+    carry_qk   s_{j+1} = q k_{j+1}ᵀ  beside  p_j = softmax step of s_j;  acc += p_j v_j     s is carried to the next round
+    carry_p    s_j = q k_jᵀ;  acc += p_{j-1} v_{j-1}  beside  p_j = softmax step of s_j     p is carried (Shah et al.,
+               2024, https://arxiv.org/abs/2407.08608, within a warp group)
+    specialized  the usual order; Triton gives the copies to a warp group of their own, and half the queries each to
+               two others, which drift apart until one multiplies while the other takes exponentials
+
+Scores are kept in units of log 2: exp2(c s - m) with c = scale / ln 2 is one fma and one instruction. Only tiles that the
+diagonal or the end of the keys runs through are masked (in "specialized" all, since it takes one loop only).
+
+Q, K, V and O are read and written as blocks of (1, rows, 1, D) of (B, T, H, D): the hardware counts addresses, and puts
+zeros for what lies beyond T and D.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import attention_tiles, library
+from .attention_table import Choice
+
+place = triton.jit(attention_tiles.place)
+tiles = triton.jit(attention_tiles.tiles)
+
+CACHE = 24 << 20
+"""bytes of keys and values that programs side by side may walk over: half of the L2 cache of an H100"""
+
+
+@triton.jit
+def rows(X, b, t, h, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """(ROWS, BLOCK_D) from row t on of one head."""
+    return X.load([b, t, h, 0]).reshape((ROWS, BLOCK_D))
+
+
+@triton.jit
+def masked(qk, j, last):
+    """Scores of keys j and following, of those only that each query is shown: up to ``last``, of shape (BLOCK_M,)."""
+    return tl.where(j + tl.arange(0, qk.shape[1])[None, :] <= last[:, None], qk, float("-inf"))
+
+
+@triton.jit
+def weigh(qk, m, l, c, SAFE: tl.constexpr):
+    """A step of the softmax: weights of a tile of scores, the new maximum and sum, and what the old sum shrinks by.
+
+    SAFE: a query may have seen nothing yet; then its maximum is -inf, and -inf - (-inf) no number."""
+    m_new = tl.maximum(m, tl.max(qk, axis=1) * c)
+    base = m_new
+    if SAFE:
+        base = tl.where(m_new == float("-inf"), 0.0, m_new)
+    p = tl.exp2(tl.fma(qk, c, -base[:, None]))
+    alpha = tl.exp2(m - base)
+    return p, m_new, l * alpha + tl.sum(p, axis=1), alpha
+
+
+@triton.jit
+def usual(acc, m, l, q, K, V, b, h, begin, end, last, c, MASKED: tl.constexpr, BLOCK_N: tl.constexpr,
+          BLOCK_D: tl.constexpr, SPECIALIZED: tl.constexpr):  # fmt: skip
+    """Tiles begin ... end - 1 in the order of the formulas."""
+    for j in tl.range(begin, end, warp_specialize=SPECIALIZED):
+        qk = tl.dot(q, rows(K, b, j * BLOCK_N, h, BLOCK_N, BLOCK_D).T)
+        if MASKED:
+            qk = masked(qk, j * BLOCK_N, last)
+        p, m, l, alpha = weigh(qk, m, l, c, MASKED)
+        v = rows(V, b, j * BLOCK_N, h, BLOCK_N, BLOCK_D)
+        acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None])
+    return acc, m, l
+
+
+@triton.jit
+def carry_qk(acc, m, l, qk, q, K, V, b, h, begin, end, last, c, MASKED: tl.constexpr, BLOCK_N: tl.constexpr,
+             BLOCK_D: tl.constexpr):  # fmt: skip
+    """The same; ``qk`` is the scores of tile ``begin``, and those of tile ``end`` are returned."""
+    for j in tl.range(begin, end):
+        qk_next = tl.dot(q, rows(K, b, (j + 1) * BLOCK_N, h, BLOCK_N, BLOCK_D).T)
+        if MASKED:
+            qk = masked(qk, j * BLOCK_N, last)
+        p, m, l, alpha = weigh(qk, m, l, c, MASKED)
+        v = rows(V, b, j * BLOCK_N, h, BLOCK_N, BLOCK_D)
+        acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None])
+        qk = qk_next
+    return acc, m, l, qk
+
+
+@triton.jit
+def carry_p(acc, m, l, p, q, K, V, b, h, begin, end, last, c, MASKED: tl.constexpr, BLOCK_N: tl.constexpr,
+            BLOCK_D: tl.constexpr):  # fmt: skip
+    """The same; ``p`` is the weights of tile ``begin`` - 1, which are not in ``acc`` yet, and those of tile ``end`` - 1
+    are returned."""
+    for j in tl.range(begin, end):
+        qk = tl.dot(q, rows(K, b, j * BLOCK_N, h, BLOCK_N, BLOCK_D).T)
+        v = rows(V, b, (j - 1) * BLOCK_N, h, BLOCK_N, BLOCK_D)
+        acc = tl.dot(p.to(v.dtype), v, acc)
+        if MASKED:
+            qk = masked(qk, j * BLOCK_N, last)
+        p, m, l, alpha = weigh(qk, m, l, c, MASKED)
+        acc = acc * alpha[:, None]
+    return acc, m, l, p
+
+
+@triton.jit
+def attention_forward_pipelined(
+    Q, K, V, O, L, T_q, T_k, H, H_kv, heads, together, c,
+    CAUSAL: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ORDER: tl.constexpr,
+):  # fmt: skip
+    """One block of queries of one head. Descriptors Q and O are of (B, T_q, H, D), K and V of (B, T_k, H_kv, D); heads is
+    B H, c is scale / ln 2."""
+    block, head = place(tl.program_id(0), tl.cdiv(T_q, BLOCK_M), heads, together, CAUSAL)
+    whole, end = tiles(block, T_q, T_k, CAUSAL, BLOCK_M, BLOCK_N)
+    b, h = head // H, head % H
+    h_kv = h // (H // H_kv)
+    i = block * BLOCK_M + tl.arange(0, BLOCK_M)  # the queries
+    last = i * 0 + (T_k - 1)  # the last key that each one sees
+    if CAUSAL:
+        last = i + (T_k - T_q)
+    m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
+    l = tl.zeros((BLOCK_M,), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    q = rows(Q, b, block * BLOCK_M, h, BLOCK_M, BLOCK_D)
+
+    if ORDER == "specialized":
+        acc, m, l = usual(acc, m, l, q, K, V, b, h_kv, 0, end, last, c, True, BLOCK_N, BLOCK_D, True)
+    elif ORDER == "tma":
+        acc, m, l = usual(acc, m, l, q, K, V, b, h_kv, 0, whole, last, c, False, BLOCK_N, BLOCK_D, False)
+        acc, m, l = usual(acc, m, l, q, K, V, b, h_kv, whole, end, last, c, True, BLOCK_N, BLOCK_D, False)
+    elif ORDER == "carry_qk":
+        # The last tile has no next one, so it stands alone; masked, whatever it is.
+        final = end - 1
+        whole = tl.minimum(whole, final)
+        qk = tl.dot(q, rows(K, b, 0, h_kv, BLOCK_N, BLOCK_D).T)
+        acc, m, l, qk = carry_qk(acc, m, l, qk, q, K, V, b, h_kv, 0, whole, last, c, False, BLOCK_N, BLOCK_D)
+        acc, m, l, qk = carry_qk(acc, m, l, qk, q, K, V, b, h_kv, whole, final, last, c, True, BLOCK_N, BLOCK_D)
+        p, m, l, alpha = weigh(masked(qk, final * BLOCK_N, last), m, l, c, True)
+        v = rows(V, b, final * BLOCK_N, h_kv, BLOCK_N, BLOCK_D)
+        acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None])
+    else:
+        # The first tile has none before it, so it stands alone; masked, whatever it is.
+        qk = tl.dot(q, rows(K, b, 0, h_kv, BLOCK_N, BLOCK_D).T)
+        p, m, l, alpha = weigh(masked(qk, 0, last), m, l, c, True)
+        whole = tl.maximum(whole, 1)
+        acc, m, l, p = carry_p(acc, m, l, p, q, K, V, b, h_kv, 1, whole, last, c, False, BLOCK_N, BLOCK_D)
+        acc, m, l, p = carry_p(acc, m, l, p, q, K, V, b, h_kv, whole, end, last, c, True, BLOCK_N, BLOCK_D)
+        v = rows(V, b, (end - 1) * BLOCK_N, h_kv, BLOCK_N, BLOCK_D)
+        acc = tl.dot(p.to(v.dtype), v, acc)
+
+    l = tl.where(l == 0.0, 1.0, l)  # a query that sees nothing gets 0
+    o = (acc / l[:, None]).to(O.dtype)
+    O.store([b, block * BLOCK_M, h, 0], o.reshape((1, BLOCK_M, 1, BLOCK_D)))
+    tl.store(L + tl.cast(head, tl.int64) * T_q + i, (m + tl.log2(l)) * 0.6931471805599453, mask=i < T_q)
+
+
+VARIANTS = ("tma", "carry_qk", "carry_p", "specialized")
+
+
+def refusal(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Why the kernels do not take these tensors, or None if they do."""
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return f"attention through tensor descriptors takes fp16 and bf16, not {str(q.dtype).removeprefix('torch.')}"
+    D = q.shape[-1]
+    if not (16 <= D <= 256 and D % 8 == 0):
+        return f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
+    return library.descriptor_refused(q, k, v)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice: Choice) -> tuple[Tensor, Tensor]:
+    """softmax(q kᵀ · scale) v of every head, and the logarithm of each query's sum of exponentials.
+
+    Args:
+        q: (B, T_q, H, D), fp16 or bf16, with any strides that a `library.descriptor` takes.
+        k, v: (B, T_k, H_kv, D).
+        scale: above 0.
+        causal: query i sees keys 0 ... i + T_k - T_q.
+        choice: one of `VARIANTS`, and its blocks.
+
+    Returns:
+        (B, T_q, H, D) in q's dtype, and (B, H, T_q) in fp32, natural logarithms; 0 and -inf where a query sees nothing.
+
+    Raises:
+        UnsupportedError: if `refusal`.
+    """
+    library.require(refusal(q, k, v))
+    (B, T_q, H, D), (T_k, H_kv) = q.shape, k.shape[1:3]
+    block_d = library.power_of_2(D)
+    o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
+    block_q, block_kv = (1, choice.block_m, 1, block_d), (1, choice.block_n, 1, block_d)
+    together = attention_tiles.fit(B * H, H // H_kv, T_k, D, q.element_size(), CACHE)
+    library.launch(
+        attention_forward_pipelined, (library.cdiv(T_q, choice.block_m) * B * H,),
+        library.descriptor(q, block_q), library.descriptor(k, block_kv), library.descriptor(v, block_kv),
+        library.descriptor(o, block_q), log_sum, T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),
+        CAUSAL=causal, BLOCK_D=block_d, BLOCK_M=choice.block_m, BLOCK_N=choice.block_n, ORDER=choice.variant,
+        num_warps=choice.warps, num_stages=choice.stages,
+    )  # fmt: skip
+    return o, log_sum
