@@ -114,7 +114,7 @@ def carry_p(acc, m, l, p, q, K, V, b, h, begin, end, last, c, MASKED: tl.constex
 
 @triton.jit
 def attention_forward_pipelined(
-    Q, K, V, O, L, T_q, T_k, H, H_kv, heads, together, c,
+    Q, K, V, O, L, q_b, q_t, q_h, T_q, T_k, H, H_kv, heads, together, c,
     CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ORDER: tl.constexpr,
 ):  # fmt: skip
@@ -131,7 +131,11 @@ def attention_forward_pipelined(
     m = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     l = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    q = rows(Q, b, block * BLOCK_M, h, BLOCK_M, BLOCK_D)
+    if ORDER == "specialized":
+        start = Q + tl.cast(b, tl.int64) * q_b + tl.cast(h, tl.int64) * q_h
+        q = tl.make_tensor_descriptor(start, [T_q, D], [q_t, 1], [BLOCK_M, BLOCK_D]).load([block * BLOCK_M, 0])
+    else:
+        q = rows(Q, b, block * BLOCK_M, h, BLOCK_M, BLOCK_D)
 
     if ORDER == "specialized":
         acc, m, l = usual(acc, m, l, q, K, V, b, h_kv, 0, end, last, c, True, BLOCK_N, BLOCK_D, True)
@@ -159,11 +163,13 @@ def attention_forward_pipelined(
         acc = tl.dot(p.to(v.dtype), v, acc)
 
     l = tl.where(l == 0.0, 1.0, l)  # a query that sees nothing gets 0
-    # By pointers: a descriptor's store turns (BLOCK_M, D) into four axes, at which Triton's specialisation gives up.
-    o = (acc / l[:, None]).to(O.dtype.element_ty)
-    row = (tl.cast(b, tl.int64) * T_q + i[:, None]) * H + h
-    d = tl.arange(0, BLOCK_D)[None, :]
-    tl.store(O + row * D + d, o, mask=(i < T_q)[:, None] & (d < D))
+    o = acc / l[:, None]
+    if ORDER == "specialized":
+        row = (tl.cast(b, tl.int64) * T_q + i[:, None]) * H + h
+        d = tl.arange(0, BLOCK_D)[None, :]
+        tl.store(O + row * D + d, o.to(O.dtype.element_ty), mask=(i < T_q)[:, None] & (d < D))
+    else:
+        O.store([b, h, block * BLOCK_M, 0], o.to(O.dtype).reshape((1, 1, BLOCK_M, BLOCK_D)))
     tl.store(L + tl.cast(head, tl.int64) * T_q + i, (m + tl.log2(l)) * 0.6931471805599453, mask=i < T_q)
 
 
@@ -178,6 +184,11 @@ def refusal(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     if not (16 <= D <= 256 and D % 8 == 0):
         return f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
     return library.descriptor_refused(q, k, v)
+
+
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    """Memory for descriptors that a kernel makes for itself: PyTorch's is aligned to 512 bytes."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice: Choice) -> tuple[Tensor, Tensor]:
@@ -201,13 +212,16 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice:
     block_d = library.power_of_2(D)
     o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
     block_q, block_kv = (1, 1, choice.block_m, block_d), (1, 1, choice.block_n, block_d)
-    Q, K, V = (
-        library.descriptor(t.transpose(1, 2), block) for t, block in ((q, block_q), (k, block_kv), (v, block_kv))
-    )
+    K, V = (library.descriptor(t.transpose(1, 2), block_kv) for t in (k, v))
+    Q, O = q, o
+    if choice.variant == "specialized":
+        triton.set_allocator(_scratch)
+    else:
+        Q, O = (library.descriptor(t.transpose(1, 2), block_q) for t in (q, o))
     together = attention_tiles.fit(B * H, H // H_kv, T_k, D, q.element_size(), CACHE)
     library.launch(
         attention_forward_pipelined, (library.cdiv(T_q, choice.block_m) * B * H,),
-        Q, K, V, o, log_sum, T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),
+        Q, K, V, O, log_sum, *q.stride()[:3], T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),
         CAUSAL=causal, D=D, BLOCK_D=block_d, BLOCK_M=choice.block_m, BLOCK_N=choice.block_n, ORDER=choice.variant,
         num_warps=choice.warps, num_stages=choice.stages,
     )  # fmt: skip
