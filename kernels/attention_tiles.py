@@ -1,6 +1,6 @@
 """Which tile of attention's matrix of scores a program computes, and in what order: arithmetic that kernels in Triton
-and in Gluon share, and tests call as plain Python. Nothing below 0 is divided: Triton rounds a quotient towards 0, Python
-down.
+and in Gluon share, and tests call as plain Python. Nothing below 0 is divided: Triton rounds a quotient towards 0, and
+Python down.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ def tiles(block, T_q, T_k, CAUSAL, BLOCK_M, BLOCK_N):
         whole = min(T_k, max(0, block * BLOCK_M + T_k - T_q + 1))
         end = min(T_k, max(0, (block + 1) * BLOCK_M + T_k - T_q))
     return whole // BLOCK_N, max(1, (end + BLOCK_N - 1) // BLOCK_N)
+
+
+def ring(j, STAGES):
+    """Of a ring of buffers the one that tile ``j`` goes through, and the parity of the round that it does so in. A barrier
+    that counts rounds lets those through who wait for a parity that it has just finished: who takes the tile waits for
+    its buffer to be full for this parity, who puts it there for it to be empty for the other one (which a new barrier is
+    said to have finished: the buffers begin empty)."""
+    return j % STAGES, (j // STAGES) & 1
 
 
 def fit(heads: int, group: int, T_k: int, head_dim: int, size: int, cache: int) -> int:
