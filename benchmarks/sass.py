@@ -83,16 +83,25 @@ def loops(code: list[Instruction]) -> list[list[Instruction]]:
         for next_ in following:
             before[next_].add(block)
 
+    # Blocks that only an indirect jump leads to (BRX: how warps find their part of the work) are entrances, too.
+    entrances, reached = set[int](), set[int]()
+    for block in range(len(leaders)):
+        if block == 0 or (block not in reached and before[block] <= {block}):
+            entrances.add(block)
+            todo = [block]
+            while todo:
+                if (b := todo.pop()) not in reached:
+                    reached.add(b)
+                    todo += after[b]
     everything = set(range(len(leaders)))
-    through = [{b} if not before[b] or b == 0 else everything for b in everything]  # blocks on every way to a block
+    through = [{b} if b in entrances else everything for b in everything]  # blocks on every way to a block
     changed = True
     while changed:
         changed = False
-        for block in range(1, len(leaders)):
-            if before[block]:
-                now = {block} | set.intersection(*(through[b] for b in before[block]))
-                changed |= now != through[block]
-                through[block] = now
+        for block in everything - entrances:
+            now = {block} | set.intersection(everything, *(through[b] for b in before[block]))
+            changed |= now != through[block]
+            through[block] = now
 
     found: dict[int, set[int]] = {}
     for block, following in enumerate(after):

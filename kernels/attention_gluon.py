@@ -3,14 +3,18 @@ what waits for what is written down here, and not found by a compiler.
 
 One warp is the producer: it asks the hardware to copy tiles of keys and values into rings of buffers (TMA). Two or three
 groups of four warps are the consumers, of 64 queries each; their registers (setmaxnreg) are those that the producer does
-not need. A consumer's round for tile j, in the order of FlashAttention-3 (Shah et al., 2024,
-https://arxiv.org/abs/2407.08608):
+not need. A consumer's round for tile j (Shah et al., 2024, https://arxiv.org/abs/2407.08608):
 
-    issue   s_j = q k_jᵀ                 both asynchronous: wgmma reads shared memory and registers
-    issue   acc += p_{j-1} v_{j-1}       while the warps go on
-    wait    for s_j
-    p_j     softmax step of s_j          beside the second product
-    wait    for acc;  acc *= exp2(m_{j-1} - m_j)
+    gluon                                     gluon_together
+    issue   s_j = q k_jᵀ, and wait for it     issue   s_j = q k_jᵀ
+    issue   acc += p_{j-1} v_{j-1}            issue   acc += p_{j-1} v_{j-1}
+    p_j     softmax step of s_j               wait    for s_j
+    wait    for acc                           p_j     softmax step of s_j
+            acc *= exp2(m_{j-1} - m_j)        wait    for acc;  acc *= exp2(m_{j-1} - m_j)
+
+The second, FlashAttention-3's, keeps the tensor cores' queue full; but the assembler, which is free to, moves its last wait
+before the softmax. In the first it leaves 80 to 100 % of the exponentials beside the product (benchmarks/NOTES.md), and
+while one consumer waits for its scores the other multiplies.
 
 Tiles come from the diagonal backwards, so that those to be masked are first, and the rest is one loop without masks.
 
@@ -82,7 +86,7 @@ if MISSING is None:
     @gluon.jit
     def rounds(acc, m, l, p, q, Ks, Vs, k_full, k_empty, v_full, v_empty, begin, end, n, last, c,
                BLOCK_N: gl.constexpr, STAGES: gl.constexpr, SCORES: gl.constexpr, OUTPUT: gl.constexpr,
-               MASKED: gl.constexpr):  # fmt: skip
+               MASKED: gl.constexpr, TOGETHER: gl.constexpr):  # fmt: skip
         """A consumer's rounds begin ... end - 1 of n; round j is for tile n - 1 - j."""
         OPERAND: gl.constexpr = gl.DotOperandLayout(0, OUTPUT, 2)
         for j in range(begin, end):
@@ -90,11 +94,15 @@ if MISSING is None:
             mbarrier.wait(k_full.index(s), phase)
             zero = gl.zeros([64, BLOCK_N], gl.float32, layout=SCORES)
             qk_issued = warpgroup_mma(q, Ks.index(s).permute((1, 0)), zero, use_acc=False, is_async=True)
+            if not TOGETHER:
+                qk = warpgroup_mma_wait(0, deps=[qk_issued])
+                mbarrier.arrive(k_empty.index(s))
             s_before, phase_before = ring(j - 1, STAGES)
             mbarrier.wait(v_full.index(s_before), phase_before)
             acc_issued = warpgroup_mma(p, Vs.index(s_before), acc, is_async=True)
-            qk = warpgroup_mma_wait(1, deps=[qk_issued])
-            mbarrier.arrive(k_empty.index(s))
+            if TOGETHER:
+                qk = warpgroup_mma_wait(1, deps=[qk_issued])
+                mbarrier.arrive(k_empty.index(s))
             if MASKED:
                 qk = masked(qk, n - 1 - j, last, BLOCK_N, SCORES)
             weights, m, l, alpha = weigh(qk, m, l, c, MASKED)
@@ -106,7 +114,8 @@ if MISSING is None:
 
     @gluon.jit
     def consume(which: gl.constexpr, Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, O, L, b, h, head, first, T_q,
-                T_k, n, c, CAUSAL: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
+                T_k, n, c, CAUSAL: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+                TOGETHER: gl.constexpr):  # fmt: skip
         """64 queries, the ``which``-th of a program whose first is number ``first``, over n tiles of keys."""
         SCORES: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
         OUTPUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
@@ -134,9 +143,9 @@ if MISSING is None:
         p = gl.convert_layout(weights.to(Vs.dtype), OPERAND)
 
         acc, m, l, p = rounds(acc, m, l, p, q, Ks, Vs, k_full, k_empty, v_full, v_empty, 1, edge, n, last, c,
-                              BLOCK_N, STAGES, SCORES, OUTPUT, True)  # fmt: skip
+                              BLOCK_N, STAGES, SCORES, OUTPUT, True, TOGETHER)  # fmt: skip
         acc, m, l, p = rounds(acc, m, l, p, q, Ks, Vs, k_full, k_empty, v_full, v_empty, edge, n, n, last, c,
-                              BLOCK_N, STAGES, SCORES, OUTPUT, False)  # fmt: skip
+                              BLOCK_N, STAGES, SCORES, OUTPUT, False, TOGETHER)  # fmt: skip
 
         s, phase = ring(n - 1, STAGES)
         mbarrier.wait(v_full.index(s), phase)
@@ -173,7 +182,8 @@ if MISSING is None:
     def attention_forward_gluon(
         Q, K, V, O, L, T_q, T_k, H, H_kv, heads, together, c,
         CAUSAL: gl.constexpr, BLOCK_D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
-        CONSUMERS: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
+        TOGETHER: gl.constexpr, CONSUMERS: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr,
+        PRODUCER_REGISTERS: gl.constexpr,
     ):  # fmt: skip
         """64 queries of one head a consumer. Q and O describe (B, H, T_q, D), K and V (B, H_kv, T_k, D); heads is B H,
         c is scale / ln 2."""
@@ -208,9 +218,9 @@ if MISSING is None:
             gl.warp_specialize(
                 [
                     (consume, (0, Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, O, L, b, h, head, first, T_q,
-                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES)),
+                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES, TOGETHER)),
                     (consume, (1, Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, O, L, b, h, head, first, T_q,
-                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES)),
+                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES, TOGETHER)),
                     (produce, (Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, Q, K, V, b, h, h_kv, first, n,
                                BLOCK_D, BLOCK_N, STAGES, CONSUMERS)),
                 ],
@@ -221,11 +231,11 @@ if MISSING is None:
             gl.warp_specialize(
                 [
                     (consume, (0, Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, O, L, b, h, head, first, T_q,
-                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES)),
+                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES, TOGETHER)),
                     (consume, (1, Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, O, L, b, h, head, first, T_q,
-                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES)),
+                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES, TOGETHER)),
                     (consume, (2, Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, O, L, b, h, head, first, T_q,
-                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES)),
+                               T_k, n, c, CAUSAL, BLOCK_D, BLOCK_N, STAGES, TOGETHER)),
                     (produce, (Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, Q, K, V, b, h, h_kv, first, n,
                                BLOCK_D, BLOCK_N, STAGES, CONSUMERS)),
                 ],
@@ -234,14 +244,20 @@ if MISSING is None:
             )  # fmt: skip
 
 
-VARIANTS = ("gluon",)
+VARIANTS = ("gluon", "gluon_together")
 REGISTERS = {2: (240, 24), 3: (160, 32)}
 """consumers of a program → registers of a thread of a consumer, and of the producer: together at most 65,536"""
 
 CANDIDATES: dict[int, tuple[Choice, ...]] = {
-    64: (Choice("gluon", 128, 128, 4, 2), Choice("gluon", 128, 128, 4, 3), Choice("gluon", 192, 128, 4, 2)),
-    128: (Choice("gluon", 128, 128, 4, 2), Choice("gluon", 128, 64, 4, 3)),
-}
+    64: (
+        Choice("gluon", 128, 128, 4, 2), Choice("gluon", 128, 128, 4, 3), Choice("gluon", 192, 128, 4, 2),
+        Choice("gluon", 128, 64, 4, 4), Choice("gluon_together", 128, 128, 4, 2),
+    ),
+    128: (
+        Choice("gluon", 128, 128, 4, 2), Choice("gluon", 128, 64, 4, 3), Choice("gluon", 128, 64, 4, 4),
+        Choice("gluon_together", 128, 128, 4, 2),
+    ),
+}  # fmt: skip
 """head_dim → what to time. ``warps`` are those of a consumer, ``block_m`` 64 for each of them."""
 
 
@@ -282,7 +298,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice:
     library.launch(
         attention_forward_gluon, (library.cdiv(T_q, choice.block_m) * B * H,),
         Q, K, V, O, log_sum, T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),
-        CAUSAL=causal, BLOCK_D=D, BLOCK_N=choice.block_n, STAGES=choice.stages, CONSUMERS=consumers,
+        CAUSAL=causal, BLOCK_D=D, BLOCK_N=choice.block_n, STAGES=choice.stages,
+        TOGETHER=choice.variant == "gluon_together", CONSUMERS=consumers,
         CONSUMER_REGISTERS=for_consumers, PRODUCER_REGISTERS=for_producer, num_warps=choice.warps,
     )  # fmt: skip
     return o, log_sum

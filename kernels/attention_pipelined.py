@@ -6,25 +6,25 @@ about as long to compute a tile as each other, with what else softmax does, so a
 at half speed at most. wgmma, the instruction of sm_90 that multiplies, is asynchronous: what can run beside it is
 whatever does not need its result. In the usual order nothing can:
 
-    tma        s_j = q k_jᵀ;  p_j = softmax step of s_j;  acc += p_j v_j                    another warp group must help
-    carry_qk   s_{j+1} = q k_{j+1}ᵀ  beside  p_j = softmax step of s_j;  acc += p_j v_j     s is carried to the next round
-    carry_p    s_j = q k_jᵀ;  acc += p_{j-1} v_{j-1}  beside  p_j = softmax step of s_j     p is carried (Shah et al.,
-               2024, https://arxiv.org/abs/2407.08608, within a warp group)
+    tma          s_j = q k_jᵀ;  p_j = softmax step of s_j;  acc += p_j v_j
+    carry_qk     s_{j+1} = q k_{j+1}ᵀ  beside  p_j = softmax step of s_j;  acc += p_j v_j
+    carry_p      s_j = q k_jᵀ;  acc += p_{j-1} v_{j-1}  beside  p_j = softmax step of s_j
+                 (within a warp group as Shah et al., 2024, https://arxiv.org/abs/2407.08608)
     specialized  the usual order; Triton gives the copies to a warp group of their own, and half the queries each to
-               two others, which drift apart until one multiplies while the other takes exponentials
+                 two others, which drift apart until one multiplies while the other takes exponentials
 
-Scores are kept in units of log 2: exp2(c s - m) with c = scale / ln 2 is one fma and one instruction. Only tiles that the
-diagonal or the end of the keys runs through are masked (in "specialized" all, since it takes one loop only).
+Scores are kept in units of log 2: exp2(c s - m) with c = scale / ln 2 is one fma and one instruction. Only tiles that
+the diagonal or the end of the keys runs through are masked, and the one that stands outside of the loop (in
+"specialized" all, since it takes one loop only).
 
 Q, K and V are read as blocks of (1, 1, rows, D) of tensors seen as (B, H, T, D): the hardware counts addresses, and puts
-zeros for what lies beyond T and D. The axes of size 1 stand in front, since Triton then makes the block a matrix before it
-chooses a layout; of (1, rows, 1, D) it takes the queries through registers, 16 to 64 more of them a thread.
+zeros for what lies beyond T and D. The axes of size 1 stand in front, since Triton then makes the block a matrix before
+it chooses a layout; of (1, rows, 1, D) it takes the queries through registers.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import triton
@@ -118,8 +118,9 @@ def attention_forward_pipelined(
     CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ORDER: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries of one head. Q describes (B, H, T_q, D), K and V (B, H_kv, T_k, D); O is (B, T_q, H, D), heads
-    is B H, c is scale / ln 2."""
+    """One block of queries of one head. Q and O describe (B, H, T_q, D), K and V (B, H_kv, T_k, D); heads is B H, c is
+    scale / ln 2. In "specialized" Q and O are pointers, and q_b, q_t, q_h Q's strides: Triton 3.6 cuts a block of queries
+    in two, but not a descriptor that comes from outside (and copies what is nobody's, without a word)."""
     block, head = place(tl.program_id(0), tl.cdiv(T_q, BLOCK_M), heads, together, CAUSAL)
     whole, end = tiles(block, T_q, T_k, CAUSAL, BLOCK_M, BLOCK_N)
     b, h = head // H, head % H
@@ -174,6 +175,30 @@ def attention_forward_pipelined(
 
 
 VARIANTS = ("tma", "carry_qk", "carry_p", "specialized")
+CANDIDATES: dict[int, tuple[Choice, ...]] = {
+    32: (
+        Choice("tma", 128, 128, 8, 3), Choice("carry_qk", 128, 64, 8, 3), Choice("carry_p", 128, 64, 8, 3),
+        Choice("carry_p", 128, 128, 8, 2),
+    ),
+    64: (
+        Choice("tma", 128, 64, 4, 3), Choice("tma", 128, 128, 8, 3), Choice("tma", 64, 128, 4, 2),
+        Choice("carry_qk", 128, 128, 8, 2), Choice("carry_qk", 128, 64, 8, 3), Choice("carry_qk", 64, 128, 4, 2),
+        Choice("carry_p", 128, 128, 8, 2), Choice("carry_p", 128, 64, 8, 3), Choice("carry_p", 64, 128, 4, 2),
+        Choice("specialized", 128, 128, 4, 2), Choice("specialized", 128, 64, 4, 3),
+    ),
+    128: (
+        Choice("tma", 128, 128, 8, 2), Choice("tma", 128, 64, 8, 3),
+        Choice("carry_qk", 128, 128, 8, 2), Choice("carry_qk", 128, 64, 8, 2), Choice("carry_qk", 128, 64, 8, 3),
+        Choice("carry_p", 128, 128, 8, 2), Choice("carry_p", 128, 64, 8, 2), Choice("carry_p", 128, 64, 8, 3),
+        Choice("specialized", 128, 128, 4, 2), Choice("specialized", 128, 64, 4, 3),
+    ),
+    256: (
+        Choice("tma", 128, 64, 8, 2), Choice("tma", 128, 32, 8, 3), Choice("carry_qk", 128, 64, 8, 2),
+        Choice("carry_qk", 128, 32, 8, 2), Choice("carry_p", 128, 64, 8, 2), Choice("carry_p", 128, 32, 8, 2),
+    ),
+}  # fmt: skip
+"""head_dim → what to time: compiled by Triton 3.6 for sm_90 without spills. "specialized" wants 4 warps and makes 12 of
+them."""
 
 
 def refusal(q: Tensor, k: Tensor, v: Tensor) -> str | None:
