@@ -2,9 +2,9 @@
 
     python -m hornbook.benchmarks.sass --head-dims 64,128 --out table.md
 
-On sm_90 a product is issued (HGMMA) and later waited for (WARPGROUP.DEPBAR). Softmax's exponentials (MUFU.EX2) that stand
-between the two run while the tensor cores work; those that do not, make them wait. So for every forward variant that is
-timed on a GPU this compiles the kernel without one and counts, in its loops over keys, how many do.
+On sm_90 a product is issued (HGMMA) and later waited for (WARPGROUP.DEPBAR). Softmax's exponentials (MUFU.EX2) that
+stand between the two run while the tensor cores work; those that do not, make them wait. So for every forward variant
+that is timed on a GPU this compiles the kernel without one and counts, in its loops over keys, how many do.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def compile_variant(choice: Any, launch: Any) -> dict[str, Any]:
 
 
 def rows(head_dims: tuple[int, ...], dtypes: tuple[str, ...] = ("bf16",)) -> Iterator[dict[str, Any]]:
-    """A row for each candidate, full and causal. Not where the interpreter is on: it hides kernels from the compiler."""
+    """A row for each candidate, full and causal. Not where the interpreter is on: it hides kernels from the
+    compiler."""
     for head_dim in head_dims:
         for causal in (True, False):
             for dtype in dtypes:
@@ -187,7 +188,8 @@ def rows(head_dims: tuple[int, ...], dtypes: tuple[str, ...] = ("bf16",)) -> Ite
 
 
 def compile_all(*arguments: str) -> list[dict[str, Any]]:
-    """`rows` in a process of its own, so that the interpreter may be on in this one; arguments as on the command line."""
+    """`rows` in a process of its own, so that the interpreter may be on in this one; arguments as on the command
+    line."""
     environment = {name: value for name, value in os.environ.items() if name != interpreter.VARIABLE}
     command = [sys.executable, "-m", "hornbook.benchmarks.sass", "--rows", *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

@@ -1,9 +1,9 @@
-r"""Attention forward for sm_90 in Gluon, Triton's language one step nearer to the machine: who copies, who computes, and
-what waits for what is written down here, and not found by a compiler.
+r"""Attention forward for sm_90 in Gluon, Triton's language one step nearer to the machine: who copies, who computes,
+and what waits for what is written down here, and not found by a compiler.
 
-One warp is the producer: it asks the hardware to copy tiles of keys and values into rings of buffers (TMA). Two or three
-groups of four warps are the consumers, of 64 queries each; their registers (setmaxnreg) are those that the producer does
-not need. A consumer's round for tile j (Shah et al., 2024, https://arxiv.org/abs/2407.08608):
+One warp is the producer: it asks the hardware to copy tiles of keys and values into rings of buffers (TMA). Two or
+three groups of four warps are the consumers, of 64 queries each; their registers (setmaxnreg) are those that the
+producer does not need. A consumer's round for tile j (Shah et al., 2024, https://arxiv.org/abs/2407.08608):
 
     gluon                                     gluon_together
     issue   s_j = q k_jᵀ, and wait for it     issue   s_j = q k_jᵀ
@@ -12,16 +12,16 @@ not need. A consumer's round for tile j (Shah et al., 2024, https://arxiv.org/ab
     wait    for acc                           p_j     softmax step of s_j
             acc *= exp2(m_{j-1} - m_j)        wait    for acc;  acc *= exp2(m_{j-1} - m_j)
 
-The second, FlashAttention-3's, keeps the tensor cores' queue full; but the assembler, which is free to, moves its last wait
-before the softmax. In the first it leaves 80 to 100 % of the exponentials beside the product (benchmarks/NOTES.md), and
-while one consumer waits for its scores the other multiplies.
+The second, FlashAttention-3's, keeps the tensor cores' queue full; but the assembler, which is free to, moves its last
+wait before the softmax. In the first it leaves 80 to 100 % of the exponentials beside the product
+(benchmarks/NOTES.md), and while one consumer waits for its scores the other multiplies.
 
 Tiles come from the diagonal backwards, so that those to be masked are first, and the rest is one loop without masks.
 
-**Barriers.** For keys and for values each buffer has two: "full", which a copy's last byte completes, and "empty", which
-each consumer completes a share of when its product has read the buffer. They count rounds, see `attention_tiles.ring`.
-The producer asks for k_{j+1} before v_j, as the consumers do. Each consumer's queries have a barrier of their own, used
-once; when all products are done the same memory takes the output on its way out.
+**Barriers.** For keys and for values each buffer has two: "full", which a copy's last byte completes, and "empty",
+which each consumer completes a share of when its product has read the buffer. They count rounds, see
+`attention_tiles.ring`. The producer asks for k_{j+1} before v_j, as the consumers do. Each consumer's queries have a
+barrier of their own, used once; when all products are done the same memory takes the output on its way out.
 
 Gluon is not interpreted, so tests run this file's functions as Python, with the hardware played by threads
 (tests/kernels/test_attention_variants.py).
@@ -139,7 +139,7 @@ if MISSING is None:
         qk_issued = warpgroup_mma(q, Ks.index(0).permute((1, 0)), zero, use_acc=False, is_async=True)
         qk = warpgroup_mma_wait(0, deps=[qk_issued])
         mbarrier.arrive(k_empty.index(0))
-        weights, m, l, alpha = weigh(masked(qk, n - 1, last, BLOCK_N, SCORES), m, l, c, True)
+        weights, m, l, _ = weigh(masked(qk, n - 1, last, BLOCK_N, SCORES), m, l, c, True)
         p = gl.convert_layout(weights.to(Vs.dtype), OPERAND)
 
         acc, m, l, p = rounds(acc, m, l, p, q, Ks, Vs, k_full, k_empty, v_full, v_empty, 1, edge, n, last, c,
@@ -161,12 +161,13 @@ if MISSING is None:
 
     @gluon.jit
     def produce(Qs, Ks, Vs, q_full, k_full, k_empty, v_full, v_empty, Q, K, V, b, h, h_kv, first, n,
-                BLOCK_D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CONSUMERS: gl.constexpr):  # fmt: skip
+                BLOCK_D: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+                CONSUMERS: gl.constexpr):  # fmt: skip
         """Copies of the queries, and of tiles n - 1 ... 0 of keys and values."""
         for which in gl.static_range(CONSUMERS):
             mbarrier.expect(q_full.index(which), 64 * BLOCK_D * 2)
             copy_in(Q, [b, h, first + which * 64, 0], q_full.index(which), Qs.index(which))
-        for j in range(0, n + 1):
+        for j in range(n + 1):
             if j < n:
                 s, phase = ring(j, STAGES)
                 mbarrier.wait(k_empty.index(s), phase ^ 1)

@@ -17,9 +17,9 @@ Scores are kept in units of log 2: exp2(c s - m) with c = scale / ln 2 is one fm
 the diagonal or the end of the keys runs through are masked, and the one that stands outside of the loop (in
 "specialized" all, since it takes one loop only).
 
-Q, K and V are read as blocks of (1, 1, rows, D) of tensors seen as (B, H, T, D): the hardware counts addresses, and puts
-zeros for what lies beyond T and D. The axes of size 1 stand in front, since Triton then makes the block a matrix before
-it chooses a layout; of (1, rows, 1, D) it takes the queries through registers.
+Q, K and V are read as blocks of (1, 1, rows, D) of tensors seen as (B, H, T, D): the hardware counts addresses, and
+puts zeros for what lies beyond T and D. The axes of size 1 stand in front, since Triton then makes the block a matrix
+before it chooses a layout; of (1, rows, 1, D) it takes the queries through registers.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def attention_forward_pipelined(
     ORDER: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head. Q and O describe (B, H, T_q, D), K and V (B, H_kv, T_k, D); heads is B H, c is
-    scale / ln 2. In "specialized" Q and O are pointers, and q_b, q_t, q_h Q's strides: Triton 3.6 cuts a block of queries
-    in two, but not a descriptor that comes from outside (and copies what is nobody's, without a word)."""
+    scale / ln 2. In "specialized" Q and O are pointers, and q_b, q_t, q_h Q's strides: Triton 3.6 cuts a block of
+    queries in two, but not a descriptor that comes from outside (and copies what is nobody's, without a word)."""
     block, head = place(tl.program_id(0), tl.cdiv(T_q, BLOCK_M), heads, together, CAUSAL)
     whole, end = tiles(block, T_q, T_k, CAUSAL, BLOCK_M, BLOCK_N)
     b, h = head // H, head % H

@@ -37,10 +37,10 @@ def tiles(block, T_q, T_k, CAUSAL, BLOCK_M, BLOCK_N):
 
 
 def ring(j, STAGES):
-    """Of a ring of buffers the one that tile ``j`` goes through, and the parity of the round that it does so in. A barrier
-    that counts rounds lets those through who wait for a parity that it has just finished: who takes the tile waits for
-    its buffer to be full for this parity, who puts it there for it to be empty for the other one (which a new barrier is
-    said to have finished: the buffers begin empty)."""
+    """Of a ring of buffers the one that tile ``j`` goes through, and the parity of the round that it does so in. A
+    barrier that counts rounds lets those through who wait for a parity that it has just finished: who takes the tile
+    waits for its buffer to be full for this parity, who puts it there for it to be empty for the other one (which a new
+    barrier is said to have finished: the buffers begin empty)."""
     return j % STAGES, (j // STAGES) & 1
 
 
