@@ -13,7 +13,7 @@ producer does not need. A consumer's round for tile j (Shah et al., 2024, https:
             acc *= exp2(m_{j-1} - m_j)        wait    for acc;  acc *= exp2(m_{j-1} - m_j)
 
 The second, FlashAttention-3's, keeps the tensor cores' queue full; but the assembler, which is free to, moves its last
-wait before the softmax. In the first it leaves 80 to 100 % of the exponentials beside the product
+wait before the softmax. In the first it leaves 70 to 100 % of the exponentials beside the product
 (benchmarks/NOTES.md), and while one consumer waits for its scores the other multiplies.
 
 Tiles come from the diagonal backwards, so that those to be masked are first, and the rest is one loop without masks.

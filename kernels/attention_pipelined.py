@@ -1,10 +1,10 @@
 r"""Attention forward with tensor descriptors, and in orders in which the exponentials run beside the products.
 
-A tensor core of an H100 multiplies matrices sixty times faster than the special-function unit takes exponentials. For a
-head of 128 channels a tile of scores costs 512 operations a score in the two products and one exponential; both take
-about as long to compute a tile as each other, with what else softmax does, so a kernel that does one after the other is
-at half speed at most. wgmma, the instruction of sm_90 that multiplies, is asynchronous: what can run beside it is
-whatever does not need its result. In the usual order nothing can:
+In the time that a multiprocessor of an H100 takes one exponential its tensor cores do 256 operations. A score costs 4 D
+operations in the two products and one exponential, so with 64 channels both take equally long, and with 128 the
+products twice as long: a kernel that does one after the other is at half, or two thirds, of the speed of the products
+at most. wgmma, the instruction of sm_90 that multiplies, is asynchronous: what can run beside it is whatever does not
+need its result. In the usual order nothing can:
 
     tma          s_j = q k_jᵀ;  p_j = softmax step of s_j;  acc += p_j v_j
     carry_qk     s_{j+1} = q k_{j+1}ᵀ  beside  p_j = softmax step of s_j;  acc += p_j v_j
