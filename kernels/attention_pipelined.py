@@ -208,6 +208,8 @@ def refusal(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     D = q.shape[-1]
     if not (16 <= D <= 256 and D % 8 == 0):
         return f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
+    if q.is_cuda and torch.cuda.get_device_capability(q.device) < (9, 0):
+        return "attention through tensor descriptors is for GPUs of compute capability 9.0 on: others have no TMA"
     return library.descriptor_refused(q, k, v)
 
 
