@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import library
+from . import attention_schedule, library
 from .attention_tiles import split
 
 LOG2E = math.log2(math.e)
@@ -106,12 +106,11 @@ class Call(NamedTuple):
         strides = [stride for t in (self.q, self.k, self.v) for stride in t.stride()[:3]]
         unit = 1.0 if self.softcap or self.slopes is not None else self.scale * LOG2E
         slopes_b = 0 if self.slopes is None or self.slopes.dim() == 1 else self.slopes.stride(0)
-        rows, read = (B * H_kv, T_q * H // max(1, H_kv)) if of_keys else (B * H, T_k)
-        at_once = max(1, L2_BYTES // max(1, 2 * read * D * self.q.element_size()))
-        together = at_once if of_keys else at_once * (H // H_kv)
+        group = H // max(1, H_kv)
+        rows, shared, read = (B * H_kv, 1, T_q * group) if of_keys else (B * H, group, T_k)
+        together = attention_schedule.fit(rows, shared, read, D, self.q.element_size(), L2_BYTES)
         return (
-            *strides, T_q, T_k, rows, H, H_kv, self.scale, unit, self.softcap, self.window, slopes_b,
-            max(1, min(rows, together)),
+            *strides, T_q, T_k, rows, H, H_kv, self.scale, unit, self.softcap, self.window, slopes_b, together,
         )  # fmt: skip
 
     def constants(self) -> dict[str, Any]:

@@ -18,24 +18,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import attention_schedule
 from .functions import LOG2E, tanh
+
+in_turn = triton.jit(attention_schedule.place)
 
 
 @triton.jit
 def place(T, rows, together, BLOCK: tl.constexpr, LAST_FIRST: tl.constexpr):
-    """What this program is for: the number of its block of T tokens, and its row, which is a head of a sequence.
-
-    The same block of ``together`` rows comes one after the other, so that all of them find their keys in the L2 cache;
-    then the next block of these rows. Causal blocks that take longest come first: what is left to the end is short.
-    """
-    blocks = tl.cdiv(T, BLOCK)
-    group = tl.program_id(0) // (blocks * together)
-    rest = tl.program_id(0) % (blocks * together)
-    size = tl.minimum(together, rows - group * together)
-    block = rest // size
-    if LAST_FIRST:
-        block = blocks - 1 - block
-    return block, group * together + rest % size
+    """What this program is for: the number of its block of T tokens, and its row, which is a head of a sequence."""
+    return in_turn(tl.program_id(0), tl.cdiv(T, BLOCK), rows, together, LAST_FIRST)
 
 
 @triton.jit

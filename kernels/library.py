@@ -85,22 +85,27 @@ def descriptor_refused(*tensors: Tensor) -> str | None:
     return None
 
 
-def descriptor(t: Tensor, block: tuple[int, ...]) -> Any:
+def descriptor(t: Tensor, block: tuple[int, ...], layout: Any = None) -> Any:
     """A tensor as kernels take it that read and write through the tensor memory accelerator: blocks of one size, zeros
     for what lies beyond its ends. GPUs before sm_90 have none: there the same kernel is compiled to loads and stores.
 
     Args:
         t: one to five axes.
         block: powers of two, one for each axis; 16 bytes at least in the last.
+        layout: for a kernel in Gluon, how a block lies in shared memory.
 
     Raises:
         UnsupportedError: if `descriptor_refused`.
     """
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
     require(descriptor_refused(t))
     row = max(8, t.shape[-1] + -t.shape[-1] % 8)  # a stride for axes of size 1, whose own may be any number
     strides = [stride if length > 1 else row for length, stride in zip(t.shape[:-1], t.stride()[:-1], strict=True)]
+    if layout is not None:
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as Described
+
+        return Described(t, list(t.shape), [*strides, 1], list(block), layout)
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
     return TensorDescriptor(t, list(t.shape), [*strides, 1], list(block))
 
 
@@ -187,6 +192,11 @@ def launch(
             kernel[grid](*args, **meta, **options)
     else:
         kernel[grid](*args, **meta, **options)
+
+
+def is_recording() -> bool:
+    """Whether launches are written down: then tensors may be on a CPU whatever the kernel."""
+    return _recorded is not None
 
 
 @contextmanager
