@@ -7,29 +7,31 @@ A program owns a block of keys of one key-value head and walks over the queries 
 stay in its registers. The matrices are the transposed ones, keys in rows, so that P and dS meet dO and Q as they come
 out of the tensor cores. dQ is a sum over programs, kept in fp32 in memory. How it is added up is the variant:
 
-    reduce      whoever is ready adds, atomically. The order, and with it the last bits, differ from run to run.
+    reduce      whoever is ready adds, atomically. The order, and with it the last bits, differ from run to run. The
+                longest programs start first, so that short ones fill the gaps at the end.
     ordered     the programs add in one order, so the bits are the same every time.
 
-**Turns.** Beside each block of queries there is a counter. The program of key block n waits until the programs of
-blocks 0 ... n - 1 have added (it is its turn), adds, and counts. What keeps the waits short and finite:
+**Turns.** Beside each block of queries there is a counter. The last block of keys that it sees adds first, block 0
+adds last: each program waits for its turn, adds, and counts. What keeps the waits short and finite:
 
 - *No deadlock.* A program does not take its number from its place in the grid, where nothing promises who starts first,
-  but draws a ticket when it starts. Block n - 1 of a head has a lower ticket than block n, so whoever is waited for has
-  started, and waits itself only for lower tickets: the lowest one that is still running never waits.
-- *All go the same way.* Every program begins with the last block of queries and goes down, all heads of a group at one
-  block before the next block. With a causal mask block n has less to do than block n - 1: it skips what lies above the
-  diagonal, which is the end of its way. So programs that start together stay together, each a moment behind the one
-  before it, and none waits for another to catch up. (Upwards, block n would begin in the middle, where block 0 comes
-  late; head by head, block n would be done with a head first and then wait until block 0 is.)
-- *The longest first.* Tickets go by block, then by head. A causal mask makes block 0 the longest, and short ones fill
-  the gaps at the end. Heads come in sections small enough that what they read and add to stays in the L2 cache.
+  but draws a ticket when it starts. Of a head, later blocks have lower tickets, so whoever is waited for has started,
+  and waits itself only for lower tickets: the lowest one that is still running never waits.
+- *Steps apart.* With a causal mask a program begins at its own diagonal, where nobody is before it, and goes down: all
+  heads of a group at one block of queries, then the next block. Programs of a head that start together are BLOCK_N /
+  BLOCK_M blocks apart all the way, which is the time that one has to be done before the next one comes. (Longest first
+  and upwards, they would all begin with the last block of queries, one waiting for the other. Head by head, a program
+  would be done with a head while those before it still are above it, and then wait.) Without a mask all begin at block
+  0, and keep the distance that they have once each has waited for its first turn.
+- *Sections.* Tickets go through a section of heads block by block, then through the next section. Many heads in a
+  section let fewer programs work on the same one; few leave what they read and add to in the L2 cache.
 
 **Memory.** Each thread adds its share of dQ to memory and then 1 to the counter, with release: whoever sees that 1 sees
-the share. So the counter goes up by the number of threads a block, and a program's turn is n times that. Waiting is an
-acquire. A barrier and one count a program would do as well, but Triton loads nothing ahead in loops with a barrier.
+the share. So the counter goes up by the number of threads each time. Waiting is an acquire. A barrier and one count a
+program would do as well, but Triton loads nothing ahead in loops with a barrier.
 
-The first program stores instead of adding, and the last one adds to what is there, rounds, and writes dQ, where that
-leaves registers enough (`finishes`); elsewhere a small kernel before fills the sums with 0 and one after rounds them.
+The first program stores instead of adding, and block 0 adds what is there to its own, rounds, and writes dQ, where that
+leaves registers enough (`finishes`); elsewhere the sums begin as zeros, and a small kernel after it rounds them.
 
 At the floor it reads q, k, v, do and writes dq, dk, dv once, and computes 10 T_q T_k D operations a head, half of it if
 causal. After FlashAttention-2 and -3 (Dao, 2023, https://arxiv.org/abs/2307.08691; Shah et al., 2024,
@@ -81,10 +83,9 @@ def rows_of(X, x_b, x_t, x_h, b, h, start, T, TMA: tl.constexpr, D: tl.constexpr
     if TMA:
         return X.load([b, start, h, 0]).reshape(BLOCK, D)
     else:
-        t = start + tl.arange(0, BLOCK)
-        base = X + tl.cast(b, tl.int64) * x_b + tl.cast(h, tl.int64) * x_h
-        at = t.to(tl.int64)[:, None] * x_t + tl.arange(0, D)[None, :]
-        return tl.load(base + at, mask=(t < T)[:, None], other=0.0)
+        t = tl.arange(0, BLOCK)[:, None]
+        base = X + tl.cast(b, tl.int64) * x_b + tl.cast(h, tl.int64) * x_h + tl.cast(start, tl.int64) * x_t
+        return tl.load(base + (t * x_t + tl.arange(0, D)[None, :]), mask=t < T - start, other=0.0)
 
 
 @triton.jit
@@ -97,7 +98,7 @@ def wait_for(Turn, turn):
 
 @triton.jit
 def add_dq(
-    dq, Sums, Turn, DQ, tile, b, h, i, n, n_last, T_q, H,
+    dq, Sums, Turn, DQ, tile, b, h, i, n, turn, T_q, H,
     ORDERED: tl.constexpr, FINISHES: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
     """Add one tile's dQ to what other blocks of keys have added; if ORDERED, it is this program's turn."""
@@ -108,13 +109,13 @@ def add_dq(
     elif not FINISHES:
         tl.atomic_add(sums, dq, sem="relaxed")
         tl.atomic_add(Turn + tl.zeros((THREADS,), tl.int32), 1, sem="release")  # each thread after its own share
-    elif n == n_last:
-        if n > 0:
+    elif n == 0:
+        if turn > 0:
             dq += tl.load(sums, volatile=True)  # not to be read ahead of the turn
         first = DQ + ((tl.cast(b, tl.int64) * T_q + i * BLOCK_M) * H + h) * D
         tl.store(first + (m * (H * D) + d), dq.to(DQ.dtype.element_ty), mask=i * BLOCK_M + m < T_q)
     else:
-        if n > 0:
+        if turn > 0:
             tl.atomic_add(sums, dq, sem="relaxed")
         else:
             tl.store(sums, dq)
@@ -128,21 +129,21 @@ def walk(
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, GROUP: tl.constexpr, ORDERED: tl.constexpr, FINISHES: tl.constexpr,
     TMA: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
-    """Steps begin ... end - 1 of the way from the last block of queries to the first, each of one head.
+    """Steps begin ... end - 1 of the way down the blocks of queries, at each of them all heads of the group.
 
     Everything that is waited for comes first. A wait is a loop, and across a loop the compiler moves nothing; behind
     it, it places the exponentials among the products dP, and dS among the products dV."""
     blocks = tl.cdiv(T_q, BLOCK_M)
     for step in range(begin, end):
-        i = blocks - 1 - step // GROUP
+        i = step // GROUP
         h = h_kv * GROUP + step % GROUP
         row = b * H + h
         q = rows_of(Q, q_b, q_t, q_h, b, h, i * BLOCK_M, T_q, TMA, D, BLOCK_M)
         do = rows_of(DO, do_b, do_t, do_h, b, h, i * BLOCK_M, T_q, TMA, D, BLOCK_M)
         log_sum = Logs.load([(row * blocks + i) * BLOCK_M])
-        delta = Deltas.load([(row * blocks + i) * BLOCK_M])  # -D: dP - D is a product that begins with it
+        delta = Deltas.load([(row * blocks + i) * BLOCK_M])
         s = tl.dot(k, tl.trans(q))  # (BLOCK_N, BLOCK_M), and so are p, dp and ds
-        dp = tl.dot(v, tl.trans(do), tl.broadcast_to(delta[None, :], (BLOCK_N, BLOCK_M)))
+        dp = tl.dot(v, tl.trans(do))
         p = tl.math.exp2(tl.fma(s, scale * LOG2_E, -log_sum[None, :]))
         if MASKED:
             key = n * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
@@ -152,17 +153,17 @@ def walk(
                 seen = seen & (key <= query + (T_k - T_q))
             p = tl.where(seen, p, 0.0)
         dv = tl.dot(p.to(do.dtype), do, dv)
-        ds = (p * dp).to(q.dtype)
+        ds = (p * (dp + delta[None, :])).to(q.dtype)  # Deltas are -D
         dk = tl.dot(ds, q, dk)
         tile = tl.cast(row, tl.int64) * blocks + i
+        last = tl.cdiv(T_k, BLOCK_N) - 1  # block of keys that these queries see
+        if CAUSAL:
+            last = tl.minimum(last, (tl.minimum(i * BLOCK_M + BLOCK_M, T_q) - 1 + T_k - T_q) // BLOCK_N)
         if ORDERED:  # asked for here, the answer comes while the tensor cores are busy
-            wait_for(Turns + tile, n * THREADS)
+            wait_for(Turns + tile, (last - n) * THREADS)
         dq = tl.dot(tl.trans(ds), k) * scale
-        n_last = tl.cdiv(T_k, BLOCK_N) - 1
-        if CAUSAL:  # the last key of the last query
-            n_last = tl.minimum(n_last, (tl.minimum(i * BLOCK_M + BLOCK_M, T_q) - 1 + T_k - T_q) // BLOCK_N)
         add_dq(
-            dq, Sums, Turns + tile, DQ, tile, b, h, i, n, n_last, T_q, H, ORDERED, FINISHES, D, BLOCK_M, THREADS
+            dq, Sums, Turns + tile, DQ, tile, b, h, i, n, last - n, T_q, H, ORDERED, FINISHES, D, BLOCK_M, THREADS
         )  # fmt: skip
     return dk, dv
 
@@ -174,8 +175,8 @@ def attention_backward_single_pass(
     CAUSAL: tl.constexpr, GROUP: tl.constexpr, ORDERED: tl.constexpr, FINISHES: tl.constexpr, TMA: tl.constexpr,
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
-    """dK and dV of one block of keys of one key-value head, and its part of dQ. Q and dO are descriptors of (B, T, H, D)
-    if TMA, else pointers; Logs and Deltas are descriptors of what `single_pass_prepare` wrote. ``heads`` is B H_kv, of
+    """dK and dV of one block of keys of one key-value head, and its part of dQ. Q and dO are descriptors of
+    (B, T, H, D) if TMA, else pointers; Logs and Deltas are descriptors of what `single_pass_prepare` wrote. ``heads`` is B H_kv, of
     which ``section`` come before the next ones. Turns begins with the tickets."""
     if ORDERED:
         ticket = tl.atomic_add(Turns, 1, sem="relaxed")
@@ -186,6 +187,8 @@ def attention_backward_single_pass(
     size = tl.minimum(section, heads - before)
     place = ticket - before * blocks_n
     n = place // size
+    if ORDERED:
+        n = blocks_n - 1 - n
     b = (before + place % size) // H_kv
     h_kv = (before + place % size) % H_kv
 
@@ -194,24 +197,24 @@ def attention_backward_single_pass(
     dk = tl.zeros((BLOCK_N, D), tl.float32)
     dv = tl.zeros((BLOCK_N, D), tl.float32)
 
-    # Queries are seen from the last block down to block `lowest`; those above `whole` see all keys of this block.
+    # The first block of queries that sees any of these keys, and the first from which on all see all of them.
     blocks_m = tl.cdiv(T_q, BLOCK_M)
-    lowest = 0
+    first = 0
     whole = 0
     if CAUSAL:
-        lowest = tl.maximum(0, n * BLOCK_N - (T_k - T_q)) // BLOCK_M
+        first = tl.maximum(0, n * BLOCK_N - (T_k - T_q)) // BLOCK_M
         whole = tl.minimum(blocks_m, tl.cdiv(tl.maximum(0, n * BLOCK_N + BLOCK_N - 1 - (T_k - T_q)), BLOCK_M))
     if n * BLOCK_N + BLOCK_N > T_k:
         whole = blocks_m
-    middle = (blocks_m - whole) * GROUP
     dk, dv = walk(
-        dk, dv, k, v, 0, middle, Q, DO, Logs, Deltas, Sums, Turns + 1, DQ, q_b, q_t, q_h, do_b, do_t, do_h,
-        T_q, T_k, H, h_kv, b, n, scale, False, CAUSAL, GROUP, ORDERED, FINISHES, TMA, D, BLOCK_M, BLOCK_N, THREADS,
-    )  # fmt: skip
-    dk, dv = walk(
-        dk, dv, k, v, middle, (blocks_m - lowest) * GROUP, Q, DO, Logs, Deltas, Sums, Turns + 1, DQ,
+        dk, dv, k, v, first * GROUP, whole * GROUP, Q, DO, Logs, Deltas, Sums, Turns + 1, DQ,
         q_b, q_t, q_h, do_b, do_t, do_h,
         T_q, T_k, H, h_kv, b, n, scale, True, CAUSAL, GROUP, ORDERED, FINISHES, TMA, D, BLOCK_M, BLOCK_N, THREADS,
+    )  # fmt: skip
+    dk, dv = walk(
+        dk, dv, k, v, whole * GROUP, blocks_m * GROUP, Q, DO, Logs, Deltas, Sums, Turns + 1, DQ,
+        q_b, q_t, q_h, do_b, do_t, do_h,
+        T_q, T_k, H, h_kv, b, n, scale, False, CAUSAL, GROUP, ORDERED, FINISHES, TMA, D, BLOCK_M, BLOCK_N, THREADS,
     )  # fmt: skip
 
     j = n * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
@@ -235,7 +238,8 @@ CANDIDATES: dict[int, tuple[Choice, ...]] = {
         Choice("reduce", 64, 64, 8), Choice("reduce", 32, 128, 8),
     ),
 }  # fmt: skip
-"""head_dim → what is worth timing: on sm_90 all of it compiles without a spill in Triton 3.6."""
+"""head_dim → what is worth timing: on sm_90 all of it compiles without a spill in Triton 3.6, some of it with 255
+registers: the slightest change of the kernel can undo that, and a test compiles it."""
 
 SECTION_BYTES = 24 << 20
 """what the heads of a section read and add to: about half of the L2 cache of an H100, which others use, too"""

@@ -38,24 +38,20 @@ class Plan:
         """By ticket."""
         return [
             [
-                ((head * self.group + g) * self.blocks_m + i, n)
-                for i in reversed(range(self.blocks_m))
+                ((head * self.group + g) * self.blocks_m + i, self.last(i) - n)
+                for i in range(self.blocks_m)
                 if self.sees(i, n)
                 for g in range(self.group)
             ]
             for start in range(0, self.heads, self.section)
-            for n in range(self.blocks_n)
+            for n in reversed(range(self.blocks_n))
             for head in range(start, min(self.heads, start + self.section))
         ]
 
-    def last_turns(self) -> dict[int, int]:
-        """Tile → the turn of the last program that adds to it, as the kernel computes it."""
-        last = {}
-        for i in range(self.blocks_m):
-            end = min(self.T_q, (i + 1) * self.block_m) - 1 + self.T_k - self.T_q
-            n = min(self.blocks_n - 1, end // self.block_n) if self.causal else self.blocks_n - 1
-            last |= {row * self.blocks_m + i: n for row in range(self.heads * self.group)}
-        return last
+    def last(self, i: int) -> int:
+        """The last block of keys that queries of block i see, as the kernel computes it: it adds first."""
+        end = min(self.T_q, (i + 1) * self.block_m) - 1 + self.T_k - self.T_q
+        return min(self.blocks_n - 1, end // self.block_n) if self.causal else self.blocks_n - 1
 
 
 def run_at_random(programs: list[Steps], places: int, dice: Random, waits: bool = True) -> tuple[tuple[int, ...], ...]:
@@ -73,11 +69,14 @@ def run_at_random(programs: list[Steps], places: int, dice: Random, waits: bool 
         while started < len(programs) and len(running) < places:
             running.append(started)
             started += 1
-        ready = [
-            p
-            for p in running
-            if done[p] == len(programs[p]) or not waits or len(added[programs[p][done[p]][0]]) == programs[p][done[p]][1]
-        ]
+
+        def may_go_on(p: int) -> bool:
+            if done[p] == len(programs[p]) or not waits:
+                return True
+            tile, turn = programs[p][done[p]]
+            return len(added[tile]) == turn
+
+        ready = list(filter(may_go_on, running))
         if not ready:
             raise RuntimeError(f"programs {running} wait for each other")
         p = dice.choice(ready)
@@ -103,18 +102,18 @@ def duration(programs: list[Steps], places: int, latency: float, overhead: float
 
 
 def main() -> None:
-    """A table: time without waiting for turns over time with."""
-    print("| T | heads | head_dim | tile | places | latency 1 step | 2 steps | 4 steps | share of an even split |")
+    """A table: of the time that an even split of the work would take, what the schedule reaches."""
+    print("| T | heads | head_dim | tile | places | no waits | 1 step | 2 steps | 3 steps |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for T, batch_heads in ((1024, 192), (4096, 64), (16384, 16), (16384, 4)):
+    for T, heads in ((1024, 192), (4096, 64), (16384, 16), (16384, 4)):
         for D, block_m, block_n, places in ((64, 64, 128, 132), (64, 64, 64, 264), (128, 64, 128, 132)):
-            section = max(1, min(batch_heads, (24 << 20) // (T * D * 8)))
-            programs = Plan(T, T, block_m, block_n, 1, batch_heads, section, True).programs()
-            free = duration(programs, places, 0.0, waits=False)
-            ratios = [free / duration(programs, places, latency) for latency in (1.0, 2.0, 4.0)]
-            even = sum(len(steps) + 1.5 for steps in programs) / places / free
-            cells = " | ".join(f"{ratio:.3f}" for ratio in ratios)
-            print(f"| {T} | {batch_heads} | {D} | {block_m}x{block_n} | {places} | {cells} | {even:.3f} |")
+            section = max(1, min(heads, (24 << 20) // (T * D * 8)))
+            programs = Plan(T, T, block_m, block_n, 1, heads, section, True).programs()
+            even = sum(len(steps) + 1.5 for steps in programs) / places
+            times = [duration(programs, places, 0.0, waits=False)]
+            times += [duration(programs, places, latency) for latency in (1.0, 2.0, 3.0)]
+            cells = " | ".join(f"{even / time:.2f}" for time in times)
+            print(f"| {T} | {heads} | {D} | {block_m}x{block_n} | {places} | {cells} |")
 
 
 if __name__ == "__main__":
