@@ -141,7 +141,7 @@ def walk(
         q = rows_of(Q, q_b, q_t, q_h, b, h, i * BLOCK_M, T_q, TMA, D, BLOCK_M)
         do = rows_of(DO, do_b, do_t, do_h, b, h, i * BLOCK_M, T_q, TMA, D, BLOCK_M)
         log_sum = Logs.load([(row * blocks + i) * BLOCK_M])
-        delta = Deltas.load([(row * blocks + i) * BLOCK_M])
+        delta = Deltas.load([(row * blocks + i) * BLOCK_M])  # -D, so that a sum is left: the product begins with it
         s = tl.dot(k, tl.trans(q))  # (BLOCK_N, BLOCK_M), and so are p, dp and ds
         dp = tl.dot(v, tl.trans(do))
         p = tl.math.exp2(tl.fma(s, scale * LOG2_E, -log_sum[None, :]))
@@ -153,7 +153,7 @@ def walk(
                 seen = seen & (key <= query + (T_k - T_q))
             p = tl.where(seen, p, 0.0)
         dv = tl.dot(p.to(do.dtype), do, dv)
-        ds = (p * (dp + delta[None, :])).to(q.dtype)  # Deltas are -D
+        ds = (p * (dp + delta[None, :])).to(q.dtype)
         dk = tl.dot(ds, q, dk)
         tile = tl.cast(row, tl.int64) * blocks + i
         last = tl.cdiv(T_k, BLOCK_N) - 1  # block of keys that these queries see
@@ -176,8 +176,8 @@ def attention_backward_single_pass(
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, THREADS: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of one block of keys of one key-value head, and its part of dQ. Q and dO are descriptors of
-    (B, T, H, D) if TMA, else pointers; Logs and Deltas are descriptors of what `single_pass_prepare` wrote. ``heads`` is B H_kv, of
-    which ``section`` come before the next ones. Turns begins with the tickets."""
+    (B, T, H, D) if TMA, else pointers; Logs and Deltas are descriptors of what `single_pass_prepare` wrote. ``heads``
+    is B H_kv, of which ``section`` come before the next ones. Turns begins with the tickets."""
     if ORDERED:
         ticket = tl.atomic_add(Turns, 1, sem="relaxed")
     else:
