@@ -141,7 +141,7 @@ def walk(
         q = rows_of(Q, q_b, q_t, q_h, b, h, i * BLOCK_M, T_q, TMA, D, BLOCK_M)
         do = rows_of(DO, do_b, do_t, do_h, b, h, i * BLOCK_M, T_q, TMA, D, BLOCK_M)
         log_sum = Logs.load([(row * blocks + i) * BLOCK_M])
-        delta = Deltas.load([(row * blocks + i) * BLOCK_M])  # -D, so that a sum is left: the product begins with it
+        delta = Deltas.load([(row * blocks + i) * BLOCK_M])  # -D
         s = tl.dot(k, tl.trans(q))  # (BLOCK_N, BLOCK_M), and so are p, dp and ds
         dp = tl.dot(v, tl.trans(do))
         p = tl.math.exp2(tl.fma(s, scale * LOG2_E, -log_sum[None, :]))
@@ -153,7 +153,10 @@ def walk(
                 seen = seen & (key <= query + (T_k - T_q))
             p = tl.where(seen, p, 0.0)
         dv = tl.dot(p.to(do.dtype), do, dv)
-        ds = (p * (dp + delta[None, :])).to(q.dtype)
+        if TMA:
+            ds = (p * (dp - (-delta)[None, :])).to(q.dtype)
+        else:  # registers are short: a product begins with what is added to it, which needs fewer, but it comes later
+            ds = (p * (dp + delta[None, :])).to(q.dtype)
         dk = tl.dot(ds, q, dk)
         tile = tl.cast(row, tl.int64) * blocks + i
         last = tl.cdiv(T_k, BLOCK_N) - 1  # block of keys that these queries see
@@ -264,8 +267,8 @@ def finishes(choice: Choice, D: int) -> bool:
 
 
 def uses_tma(choice: Choice, D: int) -> bool:
-    """Whether Q and dO come by the tensor memory accelerator. With the largest tile at head_dim 128 plain loads need
-    fewer registers, and only they leave none to spill."""
+    """Whether Q and dO come by the tensor memory accelerator, and dP is computed beside the exponentials. The largest
+    tile at head_dim 128 spills with either: there plain loads need fewer registers, and products that begin with -D."""
     return not (D == 128 and choice.block_n == 128 and choice.block_m == 64)
 
 
