@@ -34,7 +34,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import attention_backward, library
+from . import attention_backward, attention_table, library
 from .attention_call import UNSPECIALISED, Call
 from .attention_tiles import (
     document_of,
@@ -135,12 +135,16 @@ def _forward(
     whole: Tensor | None, scale: float, softcap: float, causal: bool, window: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     call = Call(q, k, v, slopes, _spans(start, stop, whole), scale, softcap, causal, window)
+    choice = call.choice("forward")
+    if choice is not None and choice.variant != "plain":
+        return attention_table.module(choice.variant).forward(q, k, v, scale, causal, choice)
     B, T_q, _, H, _, _ = call.sizes
     o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
-    blocks = call.blocks(0)
+    blocks = call.blocks(0, choice)
     library.launch(
         attention_forward, call.grid(T_q, blocks.queries, H), q, k, v, o, log_sum, *call.pointers(), *call.numbers(),
         **call.constants(), BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
+        num_stages=blocks.stages,
     )  # fmt: skip
     return o, log_sum
 
@@ -153,7 +157,11 @@ def _backward(
     call = Call(q, k, v, slopes, _spans(start, stop, whole), scale, softcap, causal, window)
     do, o = do.contiguous(), o.contiguous()
     delta = attention_backward.delta(do, o, log_sum, None if dl is None else dl.contiguous(), call)
-    return attention_backward.separate(do, log_sum, delta, call)
+    choice = call.choice("backward" if deterministic else "reduce")
+    if choice is not None and choice.variant != "separate":
+        fast = attention_table.module(choice.variant)
+        return fast.backward(do, q, k, v, log_sum, delta, scale, causal, choice)
+    return attention_backward.separate(do, log_sum, delta, call, choice)
 
 
 _MASKS = (

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from . import library
 from .attention_call import UNSPECIALISED, Call
+from .attention_table import Choice
 from .attention_tiles import (
     document_of,
     head,
@@ -215,21 +216,25 @@ def delta(do: Tensor, o: Tensor, log_sum: Tensor, dl: Tensor | None, call: Call)
     return made
 
 
-def separate(do: Tensor, log_sum: Tensor, delta: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+def separate(
+    do: Tensor, log_sum: Tensor, delta: Tensor, call: Call, choice: Choice | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk and dv by two kernels, each contiguous. ``do`` is contiguous."""
     q, k, v = call.q, call.k, call.v
     _, T_q, T_k, H, H_kv, _ = call.sizes
     dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    blocks = call.blocks(1)
+    blocks = call.blocks(1, choice)
     library.launch(
         attention_backward_kv, call.grid(T_k, blocks.keys, H_kv), q, k, v, do, log_sum, delta, dk, dv,
         *call.pointers(), *call.numbers(of_keys=True), **call.constants(),
         APART=blocks.apart, BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
+        num_stages=blocks.stages,
     )  # fmt: skip
-    blocks = call.blocks(2)
+    blocks = call.blocks(2, choice)
     library.launch(
         attention_backward_q, call.grid(T_q, blocks.queries, H), q, k, v, do, log_sum, delta, dq,
         *call.pointers(), *call.numbers(), **call.constants(),
         APART=blocks.apart, BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
+        num_stages=blocks.stages,
     )  # fmt: skip
     return dq, dk, dv

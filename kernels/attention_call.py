@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import attention_schedule, library
+from . import attention_schedule, attention_table, library
+from .attention_table import Choice
 from .attention_tiles import split
 
 LOG2E = math.log2(math.e)
@@ -26,6 +27,7 @@ class Blocks(NamedTuple):
     warps: int
     apart: bool = True
     """whether the tiles in which all is seen have a loop of their own: no masks there, for more registers"""
+    stages: int = 2
 
 
 # (channels at most, bytes a number) → blocks of forward, of the dK and dV kernel, of the dQ kernel. For all GPUs: every
@@ -124,8 +126,20 @@ class Call(NamedTuple):
             "DOT": "ieee" if self.q.dtype == torch.float32 else "tf32",
         }  # fmt: skip
 
-    def blocks(self, number: int) -> Blocks:
+    def choice(self, direction: str) -> Choice | None:
+        """What the table of measured kernels says of it, if it is one of those that fast kernels take."""
+        if not self.plain:
+            return None
+        q, k = self.q, self.k
+        found = attention_table.find(direction, library.family(q), q.shape[-1], self.causal, k.shape[1])
+        if found is not None and found.variant in attention_table.FAST:
+            return found if attention_table.module(found.variant).refusal(q, k, self.v) is None else None
+        return found
+
+    def blocks(self, number: int, choice: Choice | None = None) -> Blocks:
         """Of forward (0), the dK and dV kernel (1), the dQ kernel (2)."""
+        if choice is not None:
+            return Blocks(choice.block_m, choice.block_n, choice.warps, number != 1, choice.stages)
         narrow = self.narrow or self.spans is not None
         return _blocks(library.family(self.q), self.q.shape[-1], self.q.element_size(), narrow)[number]
 

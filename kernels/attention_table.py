@@ -6,17 +6,30 @@ fastest there; whatever has no row runs the plain kernels of `attention` and `at
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
+
+FAST = {
+    "tma": "attention_pipelined",
+    "carry_qk": "attention_pipelined",
+    "carry_p": "attention_pipelined",
+    "specialized": "attention_pipelined",
+    "gluon": "attention_gluon",
+    "gluon_together": "attention_gluon",
+    "ordered": "attention_single_pass",
+    "reduce": "attention_single_pass",
+}
+"""Variants of fast kernels, and where they are. Of the way back, "reduce" adds in any order."""
 
 
 class Choice(NamedTuple):
     """A kernel and how it is launched."""
 
     variant: str
-    """forward: "plain", "tma", "carry_qk", "carry_p", "specialized", "gluon"; backward: "separate", "ordered", and
-    "reduce", which adds in any order"""
+    """of `FAST`; or "plain" (forward) and "separate" (backward), the plain kernels in blocks of one's own"""
     block_m: int
     """queries a block"""
     block_n: int
@@ -55,6 +68,12 @@ def using(**choices: Choice | None) -> Iterator[None]:
     finally:
         _forced.clear()
         _forced.update(before)
+
+
+@cache
+def module(variant: str) -> Any:
+    """The module of a fast kernel, with ``refusal`` and ``forward`` or ``backward``. It is imported when it is needed."""
+    return importlib.import_module(f".{FAST[variant]}", __package__)
 
 
 def find(direction: str, family: int, head_dim: int, causal: bool, T_k: int) -> Choice | None:
