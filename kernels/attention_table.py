@@ -72,7 +72,7 @@ def using(**choices: Choice | None) -> Iterator[None]:
 
 @cache
 def module(variant: str) -> Any:
-    """The module of a fast kernel, with ``refusal`` and ``forward`` or ``backward``. It is imported when it is needed."""
+    """The module of a fast kernel, with ``refusal`` and ``forward`` or ``backward``, imported when it is needed."""
     return importlib.import_module(f".{FAST[variant]}", __package__)
 
 

@@ -51,7 +51,9 @@ def test_bytes_at_once(ptx: str, size: int) -> None:
 
 
 def fake_launch(arguments: dict[str, Any], constants: tuple[str, ...], warps: int = 4) -> Any:
-    parameters = [types.SimpleNamespace(name=name, is_constexpr=name in constants) for name in arguments]
+    parameters = [
+        types.SimpleNamespace(name=name, is_constexpr=name in constants, do_not_specialize=False) for name in arguments
+    ]
     return types.SimpleNamespace(
         kernel=types.SimpleNamespace(params=parameters), arguments=arguments, options={"num_warps": warps}
     )
