@@ -10,7 +10,7 @@ from .base import Case, Operation, Shape, back, distance, empty, reference_of
 from .softmax import pairs_seen
 
 # Each class of the launch table: full, and with few channels of a second half, which are read less wide.
-HEAD_DIMS = (16, 24, 32, 40, 48, 64, 72, 80, 128, 256)
+HEAD_DIMS = (16, 24, 32, 40, 48, 64, 72, 80, 96, 128, 192, 256)
 QUERIES = 512
 """checked at a time, together with the heads that share a key-value head"""
 
@@ -107,6 +107,27 @@ def examples(dtype: str) -> Iterator[tuple[str, Callable[[], Any]]]:
                 back(attention.attention(q, k, v, causal=causal))
 
             yield f"head_dim {D}{', causal' if causal else ''}", call
+    if dtype == "bf16":
+        for D in (64, 96, 128):
+            for name, options in with_options().items():
+
+                def call(D: int = D, options: dict[str, Any] = options) -> None:
+                    q, k, v = (empty(2, 48, heads, D, dtype=dtype) for heads in (4, 2, 2))
+                    back(attention.attention(q, k, v, **options))
+
+                yield f"head_dim {D}, {name}", call
+
+
+def with_options() -> dict[str, dict[str, Any]]:
+    """Masks and scores that have code of their own."""
+    ids, slopes = torch.zeros(2, 48, dtype=torch.int64), torch.ones(4)
+    return {
+        "window": {"window": 20},
+        "window both ways": {"window": 20, "causal": False},
+        "documents": {"document_ids": ids},
+        "soft-cap and ALiBi": {"softcap": 20.0, "alibi_slopes": slopes},
+        "everything": {"window": 20, "document_ids": ids, "softcap": 20.0, "alibi_slopes": slopes, "return_lse": True},
+    }
 
 
 OPERATION = Operation(
