@@ -32,13 +32,13 @@ class Blocks(NamedTuple):
 
 # (channels at most, bytes a number) → blocks of forward, of the dK and dV kernel, of the dQ kernel. For all GPUs: every
 # entry fits into the 99 KB of shared memory that the smallest of them has, and those of two bytes up to 128 channels
-# compile without a spill for all of them (tests/kernels/test_compiles.py).
+# compile without a spill, or hardly any, for all of them (tests/kernels/test_compiles.py).
 Table = dict[tuple[int, int], tuple[tuple[Any, ...], ...]]
 TABLE: Table = {
-    (16, 2): ((128, 32, 4), (64, 64, 4, False), (64, 64, 4, False)),
+    (16, 2): ((128, 32, 4), (32, 64, 4, False), (64, 64, 4, False)),
     (32, 2): ((128, 32, 4), (32, 64, 4, False), (64, 64, 4, False)),
     (56, 2): ((128, 64, 8), (16, 128, 8, False), (64, 64, 4, False)),
-    (64, 2): ((128, 64, 8), (32, 64, 4, False), (64, 64, 4, False)),
+    (64, 2): ((128, 64, 8), (32, 64, 8, False), (64, 64, 4, False)),
     (128, 2): ((128, 64, 8), (32, 64, 8, False), (128, 32, 8, False)),
     (256, 2): ((64, 32, 8), (32, 32, 8, False), (32, 32, 8, False)),
     (16, 4): ((64, 32, 4), (32, 32, 4, False), (32, 32, 4, False)),
@@ -48,17 +48,20 @@ TABLE: Table = {
     (256, 4): ((32, 16, 4), (16, 16, 8, False), (16, 16, 8, False)),
 }
 # Where it is not known better, on an H100 and H200, with registers and shared memory for these.
-HOPPER: Table = {
-    (56, 2): TABLE[56, 2],
+HOPPER: Table = TABLE | {
     (64, 2): ((128, 64, 8), (64, 128, 8, False), (128, 64, 8)),
     (120, 2): TABLE[128, 2],
     (128, 2): ((128, 128, 8), (32, 64, 8, False), (128, 64, 8)),
 }
 # Windows and documents: of small blocks fewer pairs are computed in vain.
 NARROW: Table = {
-    (16, 2): ((64, 64, 4), (64, 64, 4, False), (64, 64, 4, False)),
+    (16, 2): ((64, 64, 4), (32, 64, 4, False), (64, 64, 4, False)),
     (32, 2): ((64, 64, 4), (32, 64, 4, False), (64, 32, 4, False)),
-    (64, 2): ((64, 64, 4), (32, 64, 4, False), (64, 32, 4, False)),
+    (64, 2): ((64, 64, 4), (32, 64, 8, False), (64, 32, 4, False)),
+    (128, 2): ((64, 32, 8), (32, 64, 8, False), (64, 32, 4, False)),
+}
+NARROW_HOPPER: Table = NARROW | {
+    (64, 2): ((64, 64, 4), (32, 64, 4, False), (64, 32, 4)),
     (128, 2): ((64, 64, 4), (32, 64, 8, False), (64, 32, 4, False)),
 }
 
@@ -140,8 +143,9 @@ class Call(NamedTuple):
         """Of forward (0), the dK and dV kernel (1), the dQ kernel (2)."""
         if choice is not None:
             return Blocks(choice.block_m, choice.block_n, choice.warps, number != 1, choice.stages)
-        narrow = self.narrow or self.spans is not None
-        return _blocks(library.family(self.q), self.q.shape[-1], self.q.element_size(), narrow)[number]
+        narrow, scored = self.narrow or self.spans is not None, self.softcap > 0 or self.slopes is not None
+        family = 0 if scored else library.family(self.q)  # what makes scores wants registers, too
+        return _blocks(family, self.q.shape[-1], self.q.element_size(), narrow)[number]
 
     def grid(self, length: int, block: int, heads: int) -> tuple[int, ...]:
         return (library.cdiv(length, block) * len(self.q) * heads,)
@@ -149,8 +153,9 @@ class Call(NamedTuple):
 
 @cache
 def _blocks(family: int, D: int, size: int, narrow: bool) -> tuple[Blocks, ...]:
-    for table in (NARROW if narrow else {}, HOPPER if family == 90 else {}, TABLE):
-        for (most, bytes_), found in table.items():
-            if most >= D and bytes_ == size:
-                return tuple(Blocks(*of) for of in found)
+    hopper: Table = (NARROW_HOPPER if narrow else HOPPER) if family == 90 else {}
+    for table in (hopper, NARROW if narrow else {}, TABLE):
+        fitting = {most: found for (most, bytes_), found in table.items() if most >= D and bytes_ == size}
+        if fitting:
+            return tuple(Blocks(*of) for of in fitting[min(fitting)])
     raise KeyError(f"no blocks for {D} channels of {size} bytes")

@@ -53,6 +53,8 @@ def test_shared_memory_fits(rows: list[dict[str, Any]]) -> None:
 # 16,384 columns, which are half of all registers, it has to, and beside 32,768 columns in fp32.
 SMALL_SPILLS = {
     "add_norm_rows": 8,
+    "attention_backward_kv": 48,  # of documents, and of heads in two pieces
+    "attention_forward": 32,
     "cross_entropy_rows": 8,
     "cross_entropy_long_row": 16,
     "decode_attention_split": 8,
@@ -73,7 +75,9 @@ def may_spill(row: dict[str, Any]) -> bool:
     if row["operation"] in ("attention", "decode_attention") and (row["dtype"] == "fp32" or head_dim(row) > 128):
         return True
     most = SMALL_SPILLS.get(row["kernel"], 0)
-    return row["spilled"] <= (min(most, 40) if row["target"] == 90 else most)  # goals are about sm_90
+    if row["target"] == 90:  # goals are about sm_90
+        most = 0 if row["operation"] == "attention" else min(most, 40)
+    return row["spilled"] <= most
 
 
 def test_no_spills(rows: list[dict[str, Any]]) -> None:

@@ -62,6 +62,7 @@ ATTENTION = Operation(
     torch=native.attention,
     forward=("attention_forward",),
     backward=("attention_backward_q", "attention_backward_kv"),
+    files=("attention_tiles", "attention_call", "attention_backward"),
     cases=[
         *(heads(1, T, T, 2, 1, 32, causal=causal) for T in (1, 2, 63, 64, 65, 127) for causal in (True, False)),
         *(heads(1, 40, 70, 1, 1, D) for D in (16, 24, 40, 64, 72, 96, 128, 136, 192, 256)),
