@@ -42,12 +42,12 @@ def with_cases(*names: str) -> Operation:
 
 
 WINDOWS = with_cases(*(f"q1x130x2x32,k1x130x1x32,v1x130x1x32,window={w},causal=True" for w in (20, 100)))
-DOCUMENTS = with_cases("q2x130x2x32")
+DOCUMENTS = with_cases("q1x65x1x32,k1x65x1x32,v1x65x1x32,document")
 MIXED = with_cases("q1x150x2x32")
 GROUPS = with_cases("q2x33x4x16")
 TWO_PARTS = with_cases("q1x40x1x72")
 CAPPED = with_cases("softcap=1.5")
-WITH_LSE = with_cases("q2x65x2x48,k2x129x1x48,v2x129x1x48,return_lse")
+WITH_LSE = with_cases("q1x70x64,k1x70x64")
 
 # (operation, what the source says, what it is made to say)
 PLANTS = {

@@ -96,8 +96,8 @@ ATTENTION_MASKED = replace(
     cases=[],
     empty=[heads(1, 5, 0, 2, 1, 16, window=2, softcap=1.0), packed(0, 2, 1, 16, 3)],
     typical=also(
-        heads(2, 40, 40, 2, 1, 24, window=20, softcap=2.0, return_lse=True),
-        document_ids=Ids((2, 40), 3, ascending=True), alibi_slopes=(2,),
+        heads(2, 24, 24, 2, 1, 24, window=9, softcap=2.0, return_lse=True),
+        document_ids=Ids((2, 24), 3, ascending=True), alibi_slopes=(2,),
     ),
 )  # fmt: skip
 """with all options at a time, for the checks that are not about numbers"""
