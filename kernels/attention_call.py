@@ -120,18 +120,12 @@ class Call(NamedTuple):
 
     def constants(self) -> dict[str, Any]:
         """What a kernel is compiled for."""
-        D = self.q.shape[-1]
-        first, second = split(D)
-        return {
-            "CAUSAL": self.causal, "WINDOW": self.narrow, "DOCUMENTS": self.spans is not None,
-            "SOFTCAP": self.softcap > 0, "ALIBI": self.slopes is not None, "D": D, "D1": first, "D2": second,
-            # Products of fp32 numbers are full fp32 products, not of numbers cut to the 10 bits of tf32.
-            "DOT": "ieee" if self.q.dtype == torch.float32 else "tf32",
-        }  # fmt: skip
+        q, scored = self.q, (self.softcap > 0, self.slopes is not None)
+        return _constants(q.shape[-1], q.dtype, self.causal, self.narrow, self.spans is not None, *scored)
 
     def choice(self, direction: str) -> Choice | None:
         """What the table of measured kernels says of it, if it is one of those that fast kernels take."""
-        if not self.plain:
+        if attention_table.is_empty() or not self.plain:
             return None
         q, k = self.q, self.k
         found = attention_table.find(direction, library.family(q), q.shape[-1], self.causal, k.shape[1])
@@ -148,7 +142,20 @@ class Call(NamedTuple):
         return _blocks(family, self.q.shape[-1], self.q.element_size(), narrow)[number]
 
     def grid(self, length: int, block: int, heads: int) -> tuple[int, ...]:
-        return (library.cdiv(length, block) * len(self.q) * heads,)
+        return (library.cdiv(length, block) * self.q.shape[0] * heads,)
+
+
+@cache
+def _constants(
+    D: int, dtype: torch.dtype, causal: bool, window: bool, documents: bool, softcap: bool, alibi: bool
+) -> dict[str, Any]:
+    first, second = split(D)
+    return {
+        "CAUSAL": causal, "WINDOW": window, "DOCUMENTS": documents, "SOFTCAP": softcap, "ALIBI": alibi,
+        "D": D, "D1": first, "D2": second,
+        # Products of fp32 numbers are full fp32 products, not of numbers cut to the 10 bits of tf32.
+        "DOT": "ieee" if dtype == torch.float32 else "tf32",
+    }  # fmt: skip
 
 
 @cache

@@ -76,6 +76,11 @@ def module(variant: str) -> Any:
     return importlib.import_module(f".{FAST[variant]}", __package__)
 
 
+def is_empty() -> bool:
+    """Whether all calls run the plain kernels."""
+    return not TABLE and not _forced
+
+
 def find(direction: str, family: int, head_dim: int, causal: bool, T_k: int) -> Choice | None:
     """The kernel for a call that fast kernels may take; None for the plain ones."""
     if direction in _forced:

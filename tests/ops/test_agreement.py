@@ -17,6 +17,7 @@ from torch import Tensor
 # Where there is a GPU, tests/kernels asks the kernels there.
 IMPLEMENTATIONS = ("reference", "torch", *(["fused"] if os.environ.get("TRITON_INTERPRET") else []))
 each_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+Q = torch.zeros(1, 2, 2, 16)
 X, ROW, IDS = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int64)
 
 
@@ -42,6 +43,25 @@ X, ROW, IDS = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int6
         (lambda: ops.relu2(X, torch.zeros(1)), r"bias has shape \(1,\), but \(4,\) is needed"),
         (lambda: ops.add_norm(X, X[:1]), r"residual has shape \(1, 4\), but \(2, 4\) is needed"),
         (lambda: ops.add_norm(X, X, norm="layernorm"), "did you mean 'layer_norm'"),
+        (lambda: ops.attention(Q, Q, Q, window=0), "window is how many keys are seen .* not 0"),
+        (lambda: ops.attention(Q, Q, Q, softcap=-1.0), r"softcap is a number above 0, or None, not -1\.0"),
+        (lambda: ops.attention(Q, Q, Q, alibi_slopes=torch.ones(3)), r"alibi_slopes has shape \(3,\), but .* 2 heads"),
+        (
+            lambda: ops.attention(Q, Q, Q, alibi_slopes=torch.ones(2, requires_grad=True)),
+            "alibi_slopes are constants: they get no gradient",
+        ),
+        (lambda: ops.attention(Q, Q[:, :1], Q[:, :1], document_ids=IDS[None]), "but there are 2 queries"),
+        (lambda: ops.attention(Q, Q, Q, document_ids=IDS), r"document_ids has shape \(2,\), but \(1, 2\) is needed"),
+        (
+            lambda: ops.attention(Q, Q, Q, document_ids=torch.ones(1, 2)),
+            "document_ids holds int64 .* not float32",
+        ),
+        (lambda: ops.attention(Q[0], Q[0], Q[0], document_ids=IDS, cu_seqlens=IDS), "give one of them"),
+        (lambda: ops.attention(Q, Q, Q, cu_seqlens=IDS), r"with cu_seqlens q is \(total, H, D\)"),
+        (
+            lambda: ops.attention(Q[0], Q[0], Q[0], cu_seqlens=IDS),
+            "begins with 0, never falls, and ends",
+        ),
         (lambda: ops.swiglu(X, X[:, :1]), r"up has shape \(2, 1\), but \(2, 4\) is needed"),
     ],
 )
