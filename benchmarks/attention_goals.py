@@ -24,6 +24,10 @@ ORDERED = ("ordered", "reduce")  # one pass over the keys, whose programs add up
 LONG = (4096, 16_384)
 
 
+FASTEST = ("FLASH_ATTENTION", "CUDNN_ATTENTION")
+"""of SDPA's backends, on a GPU of ours"""
+
+
 @dataclass(frozen=True)
 class Goal:
     """Of attention, forward or backward; one of ``share``, ``floor`` and ``times`` is set."""
@@ -94,7 +98,9 @@ class Goal:
             value = mine / row["memory_ms"] if mine else None
             return checked(self.much(None), value, most=self.floor)
         peers = [row["ms"][name]["median"] for name in self.peers if name in row["ms"]]
-        return checked(self.much(None), min(peers) / mine if peers and mine else None, least=self.times)
+        # The fast ones have to be there: to be faster than what multiplies, masks and divides in turn says nothing.
+        known = peers and all(name in row["ms"] for name in FASTEST if name in self.peers)
+        return checked(self.much(None), min(peers) / mine if known and mine else None, least=self.times)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ def attention_forward(
     tl.store(L + (b * H + h) * T_q + i, m + tl.log(l), mask=i < T_q)
 
 
+SMALLEST = 1e-37
+"""a scale that is not to vanish in fp32"""
 Spans = tuple[Tensor, Tensor, Tensor] | None
 
 
@@ -243,10 +245,41 @@ def refusal(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> str | None:
     D = q.shape[-1]
     if not 16 <= D <= 256 or D % 8:
         return f"head_dim is {D}; the kernel takes 16 to 256, in steps of 8"
-    for name in ("alibi_slopes", "document_ids", "cu_seqlens"):
-        t = options.get(name)
+    return _options_refused(q, k, **options) if any(v is not None for v in options.values()) else None
+
+
+def _options_refused(
+    q: Tensor,
+    k: Tensor,
+    *,
+    window: int | None = None,
+    softcap: float | None = None,
+    alibi_slopes: Tensor | None = None,
+    document_ids: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    **_: Any,
+) -> str | None:
+    """What `ops` has refused before, for whoever calls the kernel itself: it would read what is not there."""
+    if window is not None and (type(window) is not int or window < 1):
+        return f"window is a whole number of at least 1, not {window!r}"
+    if softcap is not None and not 0 < softcap < math.inf:
+        return f"softcap is a number above 0, not {softcap!r}"
+    if document_ids is not None and cu_seqlens is not None:
+        return "document_ids and cu_seqlens both say which tokens belong together"
+    heads = q.shape[-2] if q.dim() == 4 or cu_seqlens is not None else 1
+    sequences = q.shape[0] if cu_seqlens is None else 1
+    if alibi_slopes is not None and (
+        alibi_slopes.shape not in ((heads,), (sequences, heads)) or alibi_slopes.requires_grad
+    ):
+        shapes = f"({heads},) or ({sequences}, {heads})"
+        return f"alibi_slopes is {shapes}, without gradient, not {tuple(alibi_slopes.shape)}"
+    if document_ids is not None and not document_ids.shape == q.shape[:2] == k.shape[:2]:
+        return f"document_ids has an id for each of q's and k's tokens, not the shape {tuple(document_ids.shape)}"
+    for name, t in (("alibi_slopes", alibi_slopes), ("document_ids", document_ids), ("cu_seqlens", cu_seqlens)):
         if t is not None and t.device != q.device:
             return f"{name} is on {t.device}, and q on {q.device}: they must be on one device"
+        if t is not None and name != "alibi_slopes" and t.dtype not in (torch.int64, torch.int32):
+            return f"{name} holds int64 or int32 numbers, not {t.dtype}"
     return None
 
 
@@ -291,11 +324,15 @@ def attention(
         UnsupportedError: for other dtypes and shapes.
     """
     library.require(
-        refusal(q, k, v, scale=scale, alibi_slopes=alibi_slopes, document_ids=document_ids, cu_seqlens=cu_seqlens)
-    )
+        refusal(
+            q, k, v, window=window, scale=scale, softcap=softcap, alibi_slopes=alibi_slopes, document_ids=document_ids,
+            cu_seqlens=cu_seqlens,
+        )
+    )  # fmt: skip
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    if scale <= 0:  # the kernels multiply the largest product by it to have the largest score
-        q, scale = q * (math.copysign(1.0, scale) if scale else 0.0), -scale or 1.0
+    if scale < SMALLEST:  # the kernels multiply the largest product by it to have the largest score
+        sign = 0.0 if abs(scale) < SMALLEST else -1.0
+        q, scale = q * sign, -scale if sign else 1.0
     # The kernels walk along any strides but want a row's channels side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     spans: Any = (None, None, None)

@@ -57,8 +57,8 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 def single_pass_prepare(L, Delta, Logs, Deltas, T_q, length, BLOCK: tl.constexpr):
     """log-sum-exp in base 2 and -delta, of ``length`` numbers a head in place of T_q. Where a query sees nothing or is
     not there, the logarithm becomes infinite, so that its weights are 0 without a mask."""
-    row = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64)  # of which there may be more than a grid's second axis can have
+    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     log_sum = tl.load(L + row * T_q + i, mask=i < T_q, other=float("inf"))
     log_sum = tl.where(log_sum == float("-inf"), float("inf"), log_sum * LOG2_E)
     tl.store(Logs + row * length + i, log_sum, mask=i < length)
@@ -69,9 +69,9 @@ def single_pass_prepare(L, Delta, Logs, Deltas, T_q, length, BLOCK: tl.constexpr
 @triton.jit
 def single_pass_finish(Sums, DQ, T_q, H, D: tl.constexpr, BLOCK_M: tl.constexpr):
     """fp32 sums, (B, H, blocks, BLOCK_M, D), to dQ, (B, T_q, H, D)."""
-    block, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     m, d = tl.arange(0, BLOCK_M)[:, None], tl.arange(0, D)[None, :]
-    sums = tl.load(Sums + ((row * tl.num_programs(0) + block) * BLOCK_M + m) * D + d)
+    sums = tl.load(Sums + ((row * tl.num_programs(1) + block) * BLOCK_M + m) * D + d)
     i = block * BLOCK_M + m
     at = ((row // H * T_q + i) * H + row % H) * D + d
     tl.store(DQ + at, sums.to(DQ.dtype.element_ty), mask=i < T_q)
@@ -257,6 +257,8 @@ def refusal(q: Tensor, k: Tensor, v: Tensor) -> str | None:
         return f"the single-pass kernels take fp16 and bf16, not {str(q.dtype).removeprefix('torch.')}"
     if D not in CANDIDATES:
         return f"head_dim is {D}; the single-pass kernels take {', '.join(map(str, CANDIDATES))}"
+    if max(t.stride(1) for t in (q, k, v)) >= 1 << 24:
+        return "tokens are so far apart that a block of them is more than 32 bits can count"
     return library.tensors_refused(q, k, v)
 
 
@@ -313,7 +315,7 @@ def backward(
     fp32 = {"dtype": torch.float32, "device": q.device}
     logs, deltas = (torch.empty(B * H * blocks * block_m, **fp32) for _ in range(2))
     library.launch(
-        single_pass_prepare, (library.cdiv(blocks * block_m, PREPARED), B * H),
+        single_pass_prepare, (B * H, library.cdiv(blocks * block_m, PREPARED)),
         lse, delta, logs, deltas, T_q, blocks * block_m, BLOCK=PREPARED,
     )  # fmt: skip
     # Blocks of queries that see no key are nobody's turn: their sums, or their part of dq, stay 0.
@@ -335,5 +337,5 @@ def backward(
         BLOCK_M=block_m, BLOCK_N=block_n, THREADS=32 * choice.warps, num_warps=choice.warps, num_stages=choice.stages,
     )  # fmt: skip
     if not finished:
-        library.launch(single_pass_finish, (blocks, B * H), sums, dq, T_q, H, D=D, BLOCK_M=block_m)
+        library.launch(single_pass_finish, (B * H, blocks), sums, dq, T_q, H, D=D, BLOCK_M=block_m)
     return dq, dk, dv

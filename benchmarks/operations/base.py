@@ -155,7 +155,10 @@ class Case:
         of ids 0, unused."""
         if not y.is_floating_point():
             return torch.zeros_like(y)
-        return torch.full_like(y, self.operation.upstream.get(self.form, 1.0)) if y.dim() == 0 else torch.randn_like(y)
+        if y.dim() == 0:
+            return torch.full_like(y, self.operation.upstream.get(self.form, 1.0))
+        # In one piece, as a model's is, whatever lies in what order in the result of whoever was asked first.
+        return torch.randn_like(y, memory_format=torch.contiguous_format)
 
     def check(
         self, name: str, tensors: list[Tensor], dys: Sequence[Tensor], ys: Sequence[Tensor], grads: Sequence[Tensor]

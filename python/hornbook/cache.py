@@ -65,8 +65,8 @@ class KVCache:
         Returns:
             All of the layer's room, each (B, max_length, H_kv, D), without a copy.
         """
-        self.k[layer].index_put_((self._rows, places), k)
-        self.v[layer].index_put_((self._rows, places), v)
+        self.k[layer].index_put_((self._rows, places), k.to(self.k.dtype))
+        self.v[layer].index_put_((self._rows, places), v.to(self.v.dtype))
         return self.k[layer], self.v[layer]
 
     def _end(self, T: int) -> int:
@@ -91,5 +91,5 @@ class KVCache:
         """Keep the sequences ``rows`` (B',), in that order; one may be taken several times, as beams do."""
         self.k = self.k[:, rows]
         self.v = self.v[:, rows]
-        self.lengths = self.lengths[rows]
+        self.lengths = self.ends = self.lengths[rows]
         self._rows = torch.arange(len(rows), device=self.lengths.device)[:, None]

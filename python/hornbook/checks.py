@@ -50,7 +50,7 @@ def cap(softcap: float | None) -> None:
 
 
 def scores(window: int | None, softcap: float | None, slopes: Tensor | None, q: Tensor, packed: bool) -> None:
-    if window is not None and (isinstance(window, bool) or window < 1):
+    if window is not None and (type(window) is not int or window < 1):
         raise ConfigError(f"window is how many keys are seen on one side, the query's own among them: not {window!r}")
     cap(softcap)
     if slopes is not None:

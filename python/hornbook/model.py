@@ -246,7 +246,8 @@ class GPT(nn.Module):
             )
         x = self.embed(ids)  # (B, T, d_model)
         positions = None  # (B, T), of the tokens: only where the device, not this program, is to know them
-        if cache is not None and T <= FEW and not torch.is_grad_enabled() and ops.is_fused("decode_attention", x):
+        few = T <= FEW and not torch.is_grad_enabled()
+        if cache is not None and few and ops.reads_caches(x, self.config.head_size):
             positions = cache.places(T)
         if self.position is not None:
             x = x + (self.position.weight[start : start + T] if positions is None else self.position(positions))

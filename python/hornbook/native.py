@@ -124,8 +124,11 @@ def _one_by_one(
         return (y[0][0], y[1][0]) if isinstance(y, tuple) else y[0]
     at = cu_seqlens.tolist()
     found = [attention(q[None, a:b], k[None, a:b], v[None, a:b], **options) for a, b in pairwise(at)]
+    if not found:
+        lse = q.new_zeros(q.shape[1], 0, dtype=torch.promote_types(q.dtype, torch.float32))
+        return (torch.zeros_like(q), lse) if options["return_lse"] else torch.zeros_like(q)
     if not options["return_lse"]:
-        return torch.cat([y[0] for y in found]) if found else torch.zeros_like(q)
+        return torch.cat([y[0] for y in found])
     return torch.cat([y[0] for y, _ in found]), torch.cat([lse[0] for _, lse in found], dim=-1)
 
 

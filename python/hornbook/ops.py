@@ -270,12 +270,15 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
     return getattr(native, op)(*args, **options)
 
 
-def is_fused(op: str, t: Tensor) -> bool:
-    """Whether calls of ``op`` on tensors where ``t`` is run our kernel (if it takes them)."""
+def reads_caches(x: Tensor, head_dim: int) -> bool:
+    """Whether a model whose activations are ``x`` decodes by our `decode_attention`: for tensors that the kernel takes,
+    and where attention, too, is ours, unless decoding was chosen by name."""
     if not _decided:
         decide()
-    _, refusal, is_auto = _decided[op]
-    return refusal is not None and (t.is_cuda or not is_auto)
+    named = "decode_attention" in _chosen()
+    ours = _implementation("decode_attention") == "fused" and (named or _implementation("attention") == "fused")
+    takes = 16 <= head_dim <= 256 and head_dim % 8 == 0 and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return ours and takes and (x.is_cuda or not _decided["decode_attention"][2])
 
 
 # The operations. `reference/` says what each one means and which shapes it takes.

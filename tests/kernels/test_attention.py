@@ -11,7 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from hornbook.kernels import attention_call, attention_tiles, interpreter, library
+from hornbook.kernels import attention_call, attention_table, attention_tiles, interpreter, library
 from hornbook.kernels.attention import attention
 from hornbook.reference.attention import attention as reference
 from hornbook.reference.attention import distances, documents, visible
@@ -320,3 +320,44 @@ def test_every_head_dim_has_blocks(D: int, family: int, size: int, narrow: bool)
     blocks = attention_call._blocks(family, D, size, narrow)
     assert len(blocks) == 3
     assert all(n >= 16 and n & (n - 1) == 0 for of in blocks for n in (of.queries, of.keys))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 0}, "window is a whole number of at least 1, not 0"),
+        ({"window": 2.5}, "window is a whole number of at least 1, not 2.5"),
+        ({"softcap": math.nan}, "softcap is a number above 0, not nan"),
+        ({"alibi_slopes": torch.ones(1, 2)}, r"alibi_slopes is \(2,\) or \(3, 2\), without gradient, not \(1, 2\)"),
+        ({"alibi_slopes": torch.ones(2, requires_grad=True)}, "without gradient"),
+        ({"document_ids": torch.zeros(1, 4, dtype=torch.int64)}, r"not the shape \(1, 4\)"),
+        ({"document_ids": torch.zeros(3, 4)}, "document_ids holds int64 or int32 numbers, not torch.float32"),
+        ({"scale": math.inf}, "scale must be a finite number"),
+    ],
+)
+def test_what_the_kernel_itself_refuses(options: dict[str, Any], message: str) -> None:
+    """It would read what is not there."""
+    q = torch.zeros(3, 4, 2, 16)
+    with pytest.raises(library.UnsupportedError, match=message):
+        attention(q, q, q, **options)
+
+
+@needs_interpreter
+@pytest.mark.parametrize("scale", [0.0, 1e-46, -1e-46])
+def test_a_scale_of_nothing(scale: float) -> None:
+    q, k, v = (torch.randn(1, 9, 1, 16, requires_grad=True) for _ in "qkv")
+    y = attention(q, k, v, scale=scale)
+    torch.testing.assert_close(y, reference(q, k, v, scale=0.0))
+    dq, dk = torch.autograd.grad(y.sum(), (q, k))
+    assert not dq.any()
+    assert not dk.any()
+
+
+def test_bits_that_may_differ_need_not() -> None:
+    """Where a table has no kernel that adds in any order, the one with the same bits every time is taken."""
+    found = attention_table.Choice("ordered", 64, 128, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(attention_table.TABLE, attention_table.Class("backward", 90, 64, True, False), found)
+        assert attention_table.find("reduce", 90, 64, True, 1024) == found
+        assert attention_table.find("reduce", 90, 64, True, 4096) is None
+        assert attention_table.find("forward", 90, 64, True, 1024) is None

@@ -19,6 +19,7 @@ import hornbook.kernels
 import pytest
 import torch
 from hornbook import native, ops
+from hornbook.cache import KVCache
 from hornbook.errors import ConfigError
 from hornbook.kernels import decode_attention as kernel
 from hornbook.kernels import interpreter, library
@@ -510,6 +511,36 @@ def test_a_step_of_a_model_is_the_same_at_every_position(position: Any, device: 
         torch.testing.assert_close(model(ids[[2, 0], 20:22], cache=cache), want[[2, 0], 20:22], atol=1e-5, rtol=1e-5)
         with pytest.raises(ConfigError, match="room for 32 tokens, not 33"):
             cache.places(11)
+
+
+@pytest.mark.skipif(not interpreter.is_on(), reason="needs the interpreter")
+@pytest.mark.parametrize(
+    ("choice", "head_dim", "launched"),
+    [
+        ({"": "fused"}, 16, True),
+        ({"": "torch", "decode_attention": "fused"}, 16, True),
+        ({"": "fused", "attention": "torch"}, 16, False),  # whoever wants other attention wants it while decoding, too
+        ({"": "fused", "attention": "torch"}, 12, False),
+        ({"": "fused", "decode_attention": "torch"}, 16, False),
+    ],
+)
+def test_who_reads_the_cache(choice: dict[str, str], head_dim: int, launched: bool) -> None:
+    config = GPTConfig(vocab_size=9, context_length=8, n_layer=1, n_head=1, d_model=16, head_dim=head_dim)
+    with torch.no_grad(), ops.use_kernels(choice.pop(""), **choice):
+        model = GPT(config)
+        before = library.launches["decode_attention_split"]
+        model(torch.tensor([[1]]), cache=model.new_cache())
+        assert (library.launches["decode_attention_split"] > before) == launched
+
+
+def test_a_cache_takes_what_autocast_makes(device: str) -> None:
+    """Keys and values of another format than the cache's are rounded to it, whichever way they come in."""
+    one, other = (KVCache(1, 2, 4, 1, 16, dtype=torch.bfloat16, device=device) for _ in range(2))
+    k, v = torch.randn(2, 3, 1, 16, device=device), torch.randn(2, 3, 1, 16, device=device)
+    one.append(0, k, v)
+    other.put(0, k, v, other.places(3))
+    assert torch.equal(one.k, other.k)
+    assert torch.equal(one.v, other.v)
 
 
 # Mistakes that are planted into the kernel's source, which must not get through `check`.

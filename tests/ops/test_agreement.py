@@ -44,6 +44,7 @@ X, ROW, IDS = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int6
         (lambda: ops.add_norm(X, X[:1]), r"residual has shape \(1, 4\), but \(2, 4\) is needed"),
         (lambda: ops.add_norm(X, X, norm="layernorm"), "did you mean 'layer_norm'"),
         (lambda: ops.attention(Q, Q, Q, window=0), "window is how many keys are seen .* not 0"),
+        (lambda: ops.attention(Q, Q, Q, window=2.5), r"window is how many keys are seen .* not 2\.5"),
         (lambda: ops.attention(Q, Q, Q, softcap=-1.0), r"softcap is a number above 0, or None, not -1\.0"),
         (lambda: ops.attention(Q, Q, Q, alibi_slopes=torch.ones(3)), r"alibi_slopes has shape \(3,\), but .* 2 heads"),
         (
