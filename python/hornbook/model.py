@@ -218,7 +218,8 @@ class GPT(nn.Module):
             targets: (B, T), the token that follows each of ``ids``; -100 counts for nothing. The logits are
                 then never stored as a whole.
             cache: keys and values of the tokens before ``ids``; those of ``ids`` are added to it.
-            document_ids: (B, T), whole numbers: a token sees the tokens of its own document only. Not with ``cache``.
+            document_ids: (B, T), whole numbers: a token sees the tokens of its own document only. Positions go on from
+                one document to the next. Not with ``cache``.
             reduction: of the loss, in nats: "mean" over the targets that count, "sum", or "none".
 
         Returns:

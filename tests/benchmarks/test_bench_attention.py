@@ -131,6 +131,15 @@ def row_at(goal: Goal | DecodeGoal, value: float | None, variant: str | None = "
     return [row]
 
 
+def test_who_is_faster_than_slow_ones_only_has_shown_nothing() -> None:
+    (goal,) = (goal for goal in GOALS if isinstance(goal, Goal) and goal.peers == attention_goals.SDPA)
+    (row,) = row_at(goal, 1.2)
+    assert goal.check(row, [row])["met"] is True
+    for missing in ("FLASH_ATTENTION", "CUDNN_ATTENTION"):
+        less = row | {"ms": {name: times for name, times in row["ms"].items() if name != missing}}
+        assert goal.check(less, [less])["met"] is None
+
+
 @pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.words)
 def test_goals_at_their_borders(goal: Goal | DecodeGoal) -> None:
     least = goal.share or getattr(goal, "times", 0.0)
