@@ -71,11 +71,12 @@ def attention_backward_kv(
     scale, unit, softcap, window, slopes_b, together,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, DOCUMENTS: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr,
     D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr, DOT: tl.constexpr,
-    APART: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """dK and dV of one block of keys of one key-value head: all queries of all heads that share it, one by one.
 
-    The matrices are the transposed ones, keys in rows, so that they meet dO and Q without being turned."""
+    The matrices are the transposed ones, keys in rows, so that they meet dO and Q without being turned. Every tile is
+    masked: loops of their own for the edges take more registers than there are."""
     block, row = place(T_k, rows, together, BLOCK_N, False)
     h_kv, b = row % H_kv, (row // H_kv).to(tl.int64)
     behind = T_k - T_q
@@ -90,7 +91,7 @@ def attention_backward_kv(
     if DOCUMENTS:
         start, stop, whole = document_of(Start, Stop, Whole, b, j, T_k)
     first, last = block * BLOCK_N, tl.minimum((block + 1) * BLOCK_N, T_k) - 1
-    begin, inner_begin, inner_end, end = queries_that_see(
+    begin, _, _, end = queries_that_see(
         first, last, T_q, behind, window, start, stop, whole, CAUSAL, WINDOW, DOCUMENTS, BLOCK_M
     )
     group = H // H_kv
@@ -99,39 +100,36 @@ def attention_backward_kv(
             slope = tl.load(Slopes + b * slopes_b + h)
         Qh = head(Q, q_b, q_h, b, h)
         DOh = DO + (b * T_q * H + h) * D
-        for number in tl.static_range(0 if APART else 3, 3 if APART else 4):
-            from_, to = part(number, begin, inner_begin, inner_end, end)
-            for at in range(from_, to, BLOCK_M):
-                i = at + tl.arange(0, BLOCK_M)
-                p_i = i + behind
-                q = load_rows(Qh, q_t, i, T_q, D, 0, D1, number != 1)
-                s = tl.dot(k, tl.trans(q), input_precision=DOT)  # (BLOCK_N, BLOCK_M)
-                if D2:
-                    q2 = load_rows(Qh, q_t, i, T_q, D, D1, D2, number != 1)
-                    s = tl.dot(k2, tl.trans(q2), s, input_precision=DOT)
-                slows = 1.0
-                if SOFTCAP or ALIBI:
-                    s, slows = scored(s, p_i[None, :] - j[:, None], scale, softcap, slope, SOFTCAP, ALIBI)
-                log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=float("inf"))  # beyond: p = 0
-                log_sum = log_sum if SOFTCAP or ALIBI else log_sum * LOG2E
-                p = power(s, log_sum[None, :], unit, SOFTCAP or ALIBI)
-                if number != 1:
-                    start_i = tl.load(Start + b * T_q + i, mask=i < T_q, other=-1)[None, :] if DOCUMENTS else 0
-                    start_j = start[:, None] if DOCUMENTS else 0
-                    seen = visible(p_i[None, :], j[:, None], T_k, window, start_i, start_j, CAUSAL, WINDOW, DOCUMENTS)
-                    p = tl.where(seen, p, 0.0)
-                do = load_rows(DOh, H * D, i, T_q, D, 0, D1, number != 1)
-                dv = tl.dot(p.to(do.dtype), do, dv, input_precision=DOT)
-                dp = tl.dot(v, tl.trans(do), input_precision=DOT)
-                if D2:
-                    do2 = load_rows(DOh, H * D, i, T_q, D, D1, D2, number != 1)
-                    dv2 = tl.dot(p.to(do.dtype), do2, dv2, input_precision=DOT)
-                    dp = tl.dot(v2, tl.trans(do2), dp, input_precision=DOT)
-                delta = tl.load(Delta + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
-                ds = p * (dp - delta[None, :]) * slows
-                dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=DOT)
-                if D2:
-                    dk2 = tl.dot(ds.to(q.dtype), q2, dk2, input_precision=DOT)
+        for at in range(begin, end, BLOCK_M):
+            i = at + tl.arange(0, BLOCK_M)
+            p_i = i + behind
+            q = load_rows(Qh, q_t, i, T_q, D, 0, D1, True)
+            s = tl.dot(k, tl.trans(q), input_precision=DOT)  # (BLOCK_N, BLOCK_M)
+            if D2:
+                q2 = load_rows(Qh, q_t, i, T_q, D, D1, D2, True)
+                s = tl.dot(k2, tl.trans(q2), s, input_precision=DOT)
+            slows = 1.0
+            if SOFTCAP or ALIBI:
+                s, slows = scored(s, p_i[None, :] - j[:, None], scale, softcap, slope, SOFTCAP, ALIBI)
+            log_sum = tl.load(L + (b * H + h) * T_q + i, mask=i < T_q, other=float("inf"))  # beyond: p = 0
+            log_sum = log_sum if SOFTCAP or ALIBI else log_sum * LOG2E
+            p = power(s, log_sum[None, :], unit, SOFTCAP or ALIBI)
+            start_i = tl.load(Start + b * T_q + i, mask=i < T_q, other=-1)[None, :] if DOCUMENTS else 0
+            start_j = start[:, None] if DOCUMENTS else 0
+            seen = visible(p_i[None, :], j[:, None], T_k, window, start_i, start_j, CAUSAL, WINDOW, DOCUMENTS)
+            p = tl.where(seen, p, 0.0)
+            do = load_rows(DOh, H * D, i, T_q, D, 0, D1, True)
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision=DOT)
+            dp = tl.dot(v, tl.trans(do), input_precision=DOT)
+            if D2:
+                do2 = load_rows(DOh, H * D, i, T_q, D, D1, D2, True)
+                dv2 = tl.dot(p.to(do.dtype), do2, dv2, input_precision=DOT)
+                dp = tl.dot(v2, tl.trans(do2), dp, input_precision=DOT)
+            delta = tl.load(Delta + (b * H + h) * T_q + i, mask=i < T_q, other=0.0)
+            ds = p * (dp - delta[None, :]) * slows
+            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=DOT)
+            if D2:
+                dk2 = tl.dot(ds.to(q.dtype), q2, dk2, input_precision=DOT)
     at = (b * T_k * H_kv + h_kv) * D
     store_rows(DK + at, H_kv * D, j, T_k, dk * scale, D, 0, D1)
     store_rows(DV + at, H_kv * D, j, T_k, dv, D, 0, D1)
@@ -227,7 +225,7 @@ def separate(
     library.launch(
         attention_backward_kv, call.grid(T_k, blocks.keys, H_kv), q, k, v, do, log_sum, delta, dk, dv,
         *call.pointers(), *call.numbers(of_keys=True), **call.constants(),
-        APART=blocks.apart, BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
+        BLOCK_M=blocks.queries, BLOCK_N=blocks.keys, num_warps=blocks.warps,
         num_stages=blocks.stages,
     )  # fmt: skip
     blocks = call.blocks(2, choice)

@@ -14,7 +14,6 @@ from .attention_table import Choice
 from .attention_tiles import split
 
 LOG2E = math.log2(math.e)
-L2_BYTES = 24 << 20  # about half of what an A100, H100 or H200 has: for the keys and values that are read again
 UNSPECIALISED = ("T_q", "T_k", "rows", "H", "H_kv", "window", "slopes_b", "together")
 """Arguments of which one kernel takes all values: a length of 1, or one that 16 divides, is not compiled for anew."""
 
@@ -26,7 +25,8 @@ class Blocks(NamedTuple):
     keys: int
     warps: int
     apart: bool = True
-    """whether the tiles in which all is seen have a loop of their own: no masks there, for more registers"""
+    """of the dQ kernel: whether the tiles in which all is seen have a loop of their own, without masks, but with more
+    registers"""
     stages: int = 2
 
 
@@ -35,34 +35,34 @@ class Blocks(NamedTuple):
 # compile without a spill, or hardly any, for all of them (tests/kernels/test_compiles.py).
 Table = dict[tuple[int, int], tuple[tuple[Any, ...], ...]]
 TABLE: Table = {
-    (16, 2): ((128, 32, 4), (32, 64, 4, False), (64, 64, 4, False)),
-    (32, 2): ((128, 32, 4), (32, 64, 4, False), (64, 64, 4, False)),
-    (56, 2): ((128, 64, 8), (16, 128, 8, False), (64, 64, 4, False)),
-    (64, 2): ((128, 64, 8), (32, 64, 8, False), (64, 64, 4, False)),
-    (128, 2): ((128, 64, 8), (32, 64, 8, False), (128, 32, 8, False)),
-    (256, 2): ((64, 32, 8), (32, 32, 8, False), (32, 32, 8, False)),
-    (16, 4): ((64, 32, 4), (32, 32, 4, False), (32, 32, 4, False)),
-    (32, 4): ((64, 32, 4), (32, 32, 4, False), (32, 32, 4, False)),
-    (64, 4): ((64, 32, 4), (32, 32, 4, False), (32, 32, 4, False)),
-    (128, 4): ((32, 32, 4), (32, 32, 8, False), (32, 32, 8, False)),
-    (256, 4): ((32, 16, 4), (16, 16, 8, False), (16, 16, 8, False)),
+    (16, 2): ((128, 32, 4), (32, 64, 4), (64, 64, 4, False)),
+    (32, 2): ((128, 32, 4), (32, 64, 4), (64, 64, 4, False)),
+    (56, 2): ((128, 64, 8), (16, 128, 8), (64, 64, 4, False)),
+    (64, 2): ((128, 64, 8), (32, 64, 8), (64, 64, 4, False)),
+    (128, 2): ((128, 64, 8), (32, 64, 8), (128, 32, 8, False)),
+    (256, 2): ((64, 32, 8), (32, 32, 8), (32, 32, 8, False)),
+    (16, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4, False)),
+    (32, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4, False)),
+    (64, 4): ((64, 32, 4), (32, 32, 4), (32, 32, 4, False)),
+    (128, 4): ((32, 32, 4), (32, 32, 8), (32, 32, 8, False)),
+    (256, 4): ((32, 16, 4), (16, 16, 8), (16, 16, 8, False)),
 }
 # Where it is not known better, on an H100 and H200, with registers and shared memory for these.
 HOPPER: Table = TABLE | {
-    (64, 2): ((128, 64, 8), (64, 128, 8, False), (128, 64, 8)),
+    (64, 2): ((128, 64, 8), (64, 128, 8), (128, 64, 8)),
     (120, 2): TABLE[128, 2],
-    (128, 2): ((128, 128, 8), (32, 64, 8, False), (128, 64, 8)),
+    (128, 2): ((128, 128, 8), (32, 64, 8), (128, 64, 8)),
 }
 # Windows and documents: of small blocks fewer pairs are computed in vain.
 NARROW: Table = {
-    (16, 2): ((64, 64, 4), (32, 64, 4, False), (64, 64, 4, False)),
-    (32, 2): ((64, 64, 4), (32, 64, 4, False), (64, 32, 4, False)),
-    (64, 2): ((64, 64, 4), (32, 64, 8, False), (64, 32, 4, False)),
-    (128, 2): ((64, 32, 8), (32, 64, 8, False), (64, 32, 4, False)),
+    (16, 2): ((64, 64, 4), (32, 64, 4), (64, 64, 4, False)),
+    (32, 2): ((64, 64, 4), (32, 64, 4), (64, 32, 4, False)),
+    (64, 2): ((64, 64, 4), (32, 64, 8), (64, 32, 4, False)),
+    (128, 2): ((64, 32, 8), (32, 64, 8), (64, 32, 4, False)),
 }
 NARROW_HOPPER: Table = NARROW | {
-    (64, 2): ((64, 64, 4), (32, 64, 4, False), (64, 32, 4)),
-    (128, 2): ((64, 64, 4), (32, 64, 8, False), (64, 32, 4, False)),
+    (64, 2): ((64, 64, 4), (32, 64, 4), (64, 32, 4)),
+    (128, 2): ((64, 64, 4), (32, 64, 8), (64, 32, 4, False)),
 }
 
 
@@ -113,7 +113,7 @@ class Call(NamedTuple):
         slopes_b = 0 if self.slopes is None or self.slopes.dim() == 1 else self.slopes.stride(0)
         group = H // max(1, H_kv)
         rows, shared, read = (B * H_kv, 1, T_q * group) if of_keys else (B * H, group, T_k)
-        together = attention_schedule.fit(rows, shared, read, D, self.q.element_size(), L2_BYTES)
+        together = attention_schedule.fit(rows, shared, read, D, self.q.element_size())
         return (
             *strides, T_q, T_k, rows, H, H_kv, self.scale, unit, self.softcap, self.window, slopes_b, together,
         )  # fmt: skip
@@ -136,7 +136,7 @@ class Call(NamedTuple):
     def blocks(self, number: int, choice: Choice | None = None) -> Blocks:
         """Of forward (0), the dK and dV kernel (1), the dQ kernel (2)."""
         if choice is not None:
-            return Blocks(choice.block_m, choice.block_n, choice.warps, number != 1, choice.stages)
+            return Blocks(choice.block_m, choice.block_n, choice.warps, True, choice.stages)
         narrow, scored = self.narrow or self.spans is not None, self.softcap > 0 or self.slopes is not None
         family = 0 if scored else library.family(self.q)  # what makes scores wants registers, too
         return _blocks(family, self.q.shape[-1], self.q.element_size(), narrow)[number]

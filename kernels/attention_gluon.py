@@ -56,9 +56,6 @@ try:
 except (ImportError, AttributeError) as error:  # Gluon is experimental: another version may lack a part of it
     MISSING = str(error)
 
-CACHE = 24 << 20
-"""bytes of keys and values that programs side by side may walk over: half of the L2 cache of an H100"""
-
 if MISSING is None:
     place = gluon.jit(attention_schedule.place)
     tiles = gluon.jit(attention_schedule.tiles)
@@ -295,7 +292,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice:
         library.descriptor(t.transpose(1, 2), (1, 1, rows, D), layout)
         for t, rows in ((q, 64), (k, choice.block_n), (v, choice.block_n), (o, 64))
     )
-    together = attention_schedule.fit(B * H, H // H_kv, T_k, D, q.element_size(), CACHE)
+    together = attention_schedule.fit(B * H, H // H_kv, T_k, D, q.element_size())
     library.launch(
         attention_forward_gluon, (library.cdiv(T_q, choice.block_m) * B * H,),
         Q, K, V, O, log_sum, T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),

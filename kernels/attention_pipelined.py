@@ -33,12 +33,10 @@ from torch import Tensor
 
 from . import attention_schedule, library
 from .attention_table import Choice
+from .functions import LN2
 
 place = triton.jit(attention_schedule.place)
 tiles = triton.jit(attention_schedule.tiles)
-
-CACHE = 24 << 20
-"""bytes of keys and values that programs side by side may walk over: half of the L2 cache of an H100"""
 
 
 @triton.jit
@@ -171,7 +169,7 @@ def attention_forward_pipelined(
         tl.store(O + row * D + d, o.to(O.dtype.element_ty), mask=(i < T_q)[:, None] & (d < D))
     else:
         O.store([b, h, block * BLOCK_M, 0], o.to(O.dtype).reshape((1, 1, BLOCK_M, BLOCK_D)))
-    tl.store(L + tl.cast(head, tl.int64) * T_q + i, (m + tl.log2(l)) * 0.6931471805599453, mask=i < T_q)
+    tl.store(L + tl.cast(head, tl.int64) * T_q + i, (m + tl.log2(l)) * LN2, mask=i < T_q)
 
 
 VARIANTS = ("tma", "carry_qk", "carry_p", "specialized")
@@ -245,7 +243,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice:
         triton.set_allocator(_scratch)
     else:
         Q, O = (library.descriptor(t.transpose(1, 2), block_q) for t in (q, o))
-    together = attention_schedule.fit(B * H, H // H_kv, T_k, D, q.element_size(), CACHE)
+    together = attention_schedule.fit(B * H, H // H_kv, T_k, D, q.element_size())
     library.launch(
         attention_forward_pipelined, (library.cdiv(T_q, choice.block_m) * B * H,),
         Q, K, V, O, log_sum, *q.stride()[:3], T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),

@@ -5,6 +5,9 @@ Python down.
 
 from __future__ import annotations
 
+L2_BYTES = 24 << 20
+"""about half of what an A100, H100 or H200 has: for keys and values that are read again"""
+
 
 def place(tile, blocks, heads, together, CAUSAL):
     """The block of queries and the head (of all sequences, 0 ... heads - 1) that are number ``tile`` in turn.
@@ -44,7 +47,7 @@ def ring(j, STAGES):
     return j % STAGES, (j // STAGES) & 1
 
 
-def fit(heads: int, group: int, T_k: int, head_dim: int, size: int, cache: int) -> int:
+def fit(heads: int, group: int, T_k: int, head_dim: int, size: int, cache: int = L2_BYTES) -> int:
     """How many heads of queries run together: whole groups that share keys and values, as many as ``cache`` bytes hold
     the keys and values of."""
     bytes_of_group = 2 * T_k * head_dim * size

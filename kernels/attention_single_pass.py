@@ -48,9 +48,9 @@ import triton.language as tl
 from torch import Tensor
 
 from . import library
+from .attention_schedule import L2_BYTES
 from .attention_table import Choice
-
-LOG2_E = tl.constexpr(1.4426950408889634)
+from .functions import LOG2E
 
 
 @triton.jit
@@ -60,7 +60,7 @@ def single_pass_prepare(L, Delta, Logs, Deltas, T_q, length, BLOCK: tl.constexpr
     row = tl.program_id(0).to(tl.int64)  # of which there may be more than a grid's second axis can have
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     log_sum = tl.load(L + row * T_q + i, mask=i < T_q, other=float("inf"))
-    log_sum = tl.where(log_sum == float("-inf"), float("inf"), log_sum * LOG2_E)
+    log_sum = tl.where(log_sum == float("-inf"), float("inf"), log_sum * LOG2E)
     tl.store(Logs + row * length + i, log_sum, mask=i < length)
     delta = tl.load(Delta + row * T_q + i, mask=i < T_q, other=0.0)
     tl.store(Deltas + row * length + i, -delta, mask=i < length)
@@ -144,7 +144,7 @@ def walk(
         delta = Deltas.load([(row * blocks + i) * BLOCK_M])  # -D
         s = tl.dot(k, tl.trans(q))  # (BLOCK_N, BLOCK_M), and so are p, dp and ds
         dp = tl.dot(v, tl.trans(do))
-        p = tl.math.exp2(tl.fma(s, scale * LOG2_E, -log_sum[None, :]))
+        p = tl.math.exp2(tl.fma(s, scale * LOG2E, -log_sum[None, :]))
         if MASKED:
             key = n * BLOCK_N + tl.arange(0, BLOCK_N)[:, None]
             seen = key < T_k
@@ -244,8 +244,6 @@ CANDIDATES: dict[int, tuple[Choice, ...]] = {
 """head_dim → what is worth timing: on sm_90 all of it compiles without a spill in Triton 3.6, some of it with 255
 registers: the slightest change of the kernel can undo that, and a test compiles it."""
 
-SECTION_BYTES = 24 << 20
-"""what the heads of a section read and add to: about half of the L2 cache of an H100, which others use, too"""
 PREPARED = 256
 """numbers a program of `single_pass_prepare`"""
 
@@ -276,7 +274,7 @@ def uses_tma(choice: Choice, D: int) -> bool:
 
 def section_of(heads: int, group: int, T_q: int, D: int) -> int:
     """How many key-value heads come before the next ones: as many as the L2 cache has room for, of q, do and sums."""
-    return max(1, min(heads, SECTION_BYTES // max(1, group * T_q * D * (2 + 2 + 4))))
+    return max(1, min(heads, L2_BYTES // max(1, group * T_q * D * (2 + 2 + 4))))
 
 
 def _described(t: Tensor) -> Tensor:

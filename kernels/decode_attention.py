@@ -33,9 +33,8 @@ import triton.language as tl
 from torch import Tensor
 
 from . import library
-from .cross_entropy import tanh
+from .functions import LOG2E, tanh
 
-LOG2E = tl.constexpr(1.4426950408889634)  # exp(x) is exp2(x LOG2E), and a GPU computes exp2
 MOST_QUERIES = 16
 FAR = 1 << 30  # a window that no key is outside of
 
