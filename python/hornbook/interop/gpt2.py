@@ -88,7 +88,7 @@ def misfits(config: GPTConfig) -> list[str]:
     return huggingface.unlike(
         config, position="learned", norm="layernorm", norm_position="pre", activation=tuple(THEIR_ACTIVATIONS),
         bias=True, qkv_bias=(None, True), qk_norm=False, kv_heads=config.n_head,
-        head_size=config.d_model / config.n_head, attention_window=None, logit_softcap=None, tie_embeddings=True,
+        head_size=config.d_model // config.n_head, attention_window=None, logit_softcap=None, tie_embeddings=True,
     )  # fmt: skip
 
 

@@ -34,9 +34,9 @@ def require(config: Mapping[str, Any], source: Path, *keys: str) -> None:
 
 
 def expect(config: Mapping[str, Any], source: Path, **wanted: Any) -> None:
-    """Refuse a configuration whose ``key`` has another value than the one that this code computes."""
+    """Refuse a configuration whose ``key`` has another value than the one, or those, that this code computes."""
     for key, value in wanted.items():
-        if config.get(key, value) not in (value if isinstance(value, tuple) else (value,)):
+        if key in config and config[key] not in (value if isinstance(value, tuple) else (value,)):
             raise CheckpointError(f"{source}/config.json: {key}={config[key]!r} is not supported; only {value!r} is")
 
 
