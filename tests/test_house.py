@@ -25,7 +25,7 @@ ORDER = """
     ops
     tokenizer
     corpora
-    cache model_config model
+    positions cache model_config model
     lora chat
     shards data
     sample
