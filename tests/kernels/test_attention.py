@@ -333,6 +333,14 @@ def test_every_head_dim_has_blocks(D: int, family: int, size: int, narrow: bool)
         ({"document_ids": torch.zeros(1, 4, dtype=torch.int64)}, r"not the shape \(1, 4\)"),
         ({"document_ids": torch.zeros(3, 4)}, "document_ids holds int64 or int32 numbers, not torch.float32"),
         ({"scale": math.inf}, "scale must be a finite number"),
+        ({"spans": (torch.zeros(3, 4, dtype=torch.int32),) * 3}, "spans are those of document_ids: give these, too"),
+        (
+            {
+                "document_ids": torch.zeros(3, 4, dtype=torch.int64),
+                "spans": (torch.zeros(3, 4, dtype=torch.int32),) * 3,
+            },
+            r"spans are what `documents` makes of document_ids of shape \(3, 4\)",
+        ),
     ],
 )
 def test_what_the_kernel_itself_refuses(options: dict[str, Any], message: str) -> None:
