@@ -143,7 +143,7 @@ def test_downloads_are_pinned_to_what_is_here(shared_data):
     assert (
         list(opened) == list(CORPORA["shakespeare"].documents()) == [(shared_data / "tinyshakespeare.txt").read_text()]
     )
-    assert CORPORA["shakespeare"].state() == corpora.State(True, str(shared_data / "tinyshakespeare.txt"))
+    assert CORPORA["shakespeare"].state() == corpora.State(True, f"here: {shared_data / 'tinyshakespeare.txt'}")
 
 
 def test_what_is_not_here_yet_says_so(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ files, texts in memory, or a corpus that Hornbook knows (`CORPORA`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,13 +25,15 @@ from .names import NAMES
 from .remote import DOWNLOADS
 from .stdlib import STDLIB
 
+log = logging.getLogger("hornbook")
+
 DOCUMENT_END = "<|endoftext|>"
 
 FABLES = Corpus(
     "fables",
     "short stories with morals, made by a program; any size",
     "MIT, like Hornbook",
-    "made here",
+    "a generator in Hornbook",
     5_000_000,
     lambda seed, split: (story.text for story in fables.stories(seed=seed, split=split)),
     splits=("train", "heldout"),
@@ -123,6 +126,9 @@ def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split
                 break
             file.write(data)
             written += len(data)
+        else:
+            if size is not None:
+                log.info("%s has no more than this", name)
         if not written:
             raise DataError(f"{most} bytes hold no document of {name}; ask for more, such as 10KB")
         written += file.write(b"\n")

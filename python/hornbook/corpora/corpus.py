@@ -29,7 +29,7 @@ class Corpus:
         licence: who may use it.
         source: where it comes from.
         size: bytes of its documents; of one without end, as many as are read if not told otherwise; None where that
-            depends on the machine.
+            depends on the machine (see `measure`) or is not known.
         read: its documents, in an order that is always the same. With ``splits`` it takes a seed and a split.
         state: whether it is here already.
         network: whether it must be downloaded before the first reading.
@@ -47,6 +47,11 @@ class Corpus:
     network: bool = False
     splits: tuple[str, ...] = ()
     file: Callable[[], Path] | None = None
+    measured: Callable[[], int | None] = lambda: None
+
+    def measure(self) -> int | None:
+        """Its bytes, about, on this machine; None if it has no end, or if that is not known."""
+        return None if self.splits else self.measured() if self.size is None else self.size
 
     def documents(self, size: int | None = None, *, seed: int = 0, split: str = "train") -> Iterator[str]:
         """Its documents.

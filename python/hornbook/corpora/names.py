@@ -22,7 +22,7 @@ NAMES = Corpus(
     "names",
     "5,163 first names of the US census of 1990, most frequent first; a document is a name",
     "public domain",
-    "US Census Bureau; comes with Hornbook",
+    "the US Census Bureau",
     30_959,
     census,
 )

@@ -46,7 +46,7 @@ def _state(remote: Remote) -> Callable[[], State]:
             found = local(remote)
         except DataError as error:
             return State(False, str(error))
-        return State(True, str(found)) if found else State(False, "to be downloaded")
+        return State(True, f"here: {found}") if found else State(False, "to be downloaded")
 
     return state
 

@@ -62,4 +62,5 @@ STDLIB = Corpus(
     None,
     documents,
     state,
+    measured=lambda: sum(path.stat().st_size for path in sources()),
 )
