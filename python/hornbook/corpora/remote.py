@@ -35,8 +35,8 @@ def file_of(remote: Remote) -> Path:
         return fetch(remote)
     except UnreachableError as error:
         raise DataError(
-            f"{error}. Without a network, put the file into a folder and name that in HORNBOOK_DATA, or take another "
-            f"corpus: {OFFLINE}"
+            f"{error}. Without a network, bring {remote.url} as {remote.name} into a folder that "
+            f"HORNBOOK_DATA names, or take another corpus: {OFFLINE}"
         ) from None
 
 
