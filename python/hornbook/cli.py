@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     # makes a small model's step up to ten times as slow as giving up the core soon. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell of every request
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows few characters gets a "?" for the others
         if isinstance(stream, io.TextIOWrapper):
