@@ -8,7 +8,6 @@ come to a document's end predicts it.
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import DataError
-from .prepare import SHARD_TOKENS, Source, Steps, encoded, eot_of, run
+from .prepare import SHARD_TOKENS, Source, Steps, encoded, eot_of, run, say_if_nothing_is_held_out
 from .shards import Gathered, Split, read_foreign, read_manifest, read_split
 from .tokenizer import load as load_tokenizer
 
@@ -31,8 +30,6 @@ Packing = Literal["auto", "documents", "stream"]
 
 # What llm.c's scripts (..._val_000000.bin) and we (heldout-00000.bin) call what is not for training.
 _HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|heldout|test)(?![a-z])")
-
-log = logging.getLogger("hornbook")
 
 
 class TokenData:
@@ -49,6 +46,7 @@ class TokenData:
         train, heldout: the two `Split` s.
         tokenizer: what made the ids.
         eot_id: the token before every document.
+        directory: where the shards lie; None if the ids are in memory only.
 
     Raises:
         DataError: for what is missing or damaged, and for a tokenizer that did not make these ids.
@@ -56,9 +54,10 @@ class TokenData:
 
     train: Split
     heldout: Split
+    directory: Path | None = None
 
     def __init__(self, directory: str | Path, *, tokenizer: TokenizerLike | None = None, verify: bool = False) -> None:
-        directory = Path(directory)
+        self.directory = directory = Path(directory)
         if not (directory / "manifest.json").is_file():
             self._read_foreign(directory, tokenizer)
             return
@@ -89,7 +88,7 @@ class TokenData:
             for split in splits:
                 memory[split.name].add(split.ids, split.bounds, split.bytes)
         self.train, self.heldout = memory["train"].split(), memory["heldout"].split()
-        self._say_if_nothing_is_held_out(heldout)
+        say_if_nothing_is_held_out(heldout, self.train.documents, self.heldout.documents)
         return self
 
     def _read_foreign(self, place: Path, tokenizer: TokenizerLike | None) -> None:
@@ -110,14 +109,6 @@ class TokenData:
         held = [path for path in paths if path != place and _HELD_OUT.search(path.stem.lower())]
         train = [path for path in paths if path not in held]
         self.train, self.heldout = (read_foreign(part, size, eot, token_bytes) for part in (train, held))
-
-    def _say_if_nothing_is_held_out(self, heldout: float | Iterable[str]) -> None:
-        if heldout and not self.heldout.documents:
-            log.warning(
-                "none of the %d documents was held out, so nothing will be measured on unseen text: "
-                "give more documents or a larger held-out share",
-                self.train.documents,
-            )
 
     @property
     def eot_id(self) -> int:
@@ -171,9 +162,7 @@ def prepare(
         source, tokenizer, out, steps=steps, heldout=heldout, shard_tokens=shard_tokens, num_threads=num_threads,
         about=about, fresh=fresh, progress=progress,
     )  # fmt: skip
-    data = TokenData(out)
-    data._say_if_nothing_is_held_out(heldout)
-    return data
+    return TokenData(out)
 
 
 class Batches:

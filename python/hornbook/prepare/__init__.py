@@ -7,7 +7,7 @@ puts them in a row and encodes, and `folder` writes shards and a manifest, and g
 """
 
 from .folder import SHARD_TOKENS, run
-from .stream import Encoded, Source, encoded, eot_of
+from .stream import Encoded, Source, encoded, eot_of, say_if_nothing_is_held_out
 from .text import Steps
 
-__all__ = ["SHARD_TOKENS", "Encoded", "Source", "Steps", "encoded", "eot_of", "run"]
+__all__ = ["SHARD_TOKENS", "Encoded", "Source", "Steps", "encoded", "eot_of", "run", "say_if_nothing_is_held_out"]

@@ -19,14 +19,14 @@ Keys = NDArray[np.uint64]  # (n, 2)
 
 FULLEST = 0.85  # share of a table's places that are taken before it grows
 GROWTH = 1.2
-LOG_KEYS = 1 << 18  # of the file that are read at a time
+LOG_KEYS = 1 << 16  # of the file that are read at a time
 
 
 def keys_of(texts: Iterable[bytes]) -> Keys:
     """(n, 2): 128 bits of each text."""
     digests = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
     keys = np.frombuffer(digests, "<u8").astype(np.uint64).reshape(-1, 2)
-    keys[~keys.any(1)] = 1  # zeros mark a free place of the table
+    keys[keys[:, 0] == 0, 0] = 1  # zero marks a free place of the table
     return keys
 
 
@@ -54,9 +54,9 @@ class Seen:
         order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: of equal ones the first comes first
         ordered = keys[order]
         firsts = np.ones(len(keys), bool)
-        firsts[1:] = (ordered[1:] != ordered[:-1]).any(1)
+        firsts[1:] = (ordered[1:, 0] != ordered[:-1, 0]) | (ordered[1:, 1] != ordered[:-1, 1])
         candidates = np.sort(order[firsts])
-        if self.count + len(candidates) > FULLEST * len(self._table):
+        if self.count + len(candidates) > FULLEST * len(self._first):
             self._grow(self.count + len(candidates))
         new = np.zeros(len(keys), bool)
         new[candidates] = self._insert(keys[candidates])
@@ -77,13 +77,14 @@ class Seen:
     @property
     def bytes(self) -> int:
         """The size of the table in memory."""
-        return self._table.nbytes
+        return self._first.nbytes + self._second.nbytes
 
     def _grow(self, count: int) -> None:
         """A table with room for so many keys, filled with those of the file."""
-        places = max(1021, math.ceil(count / FULLEST), round(self.count * GROWTH / FULLEST))
-        self._table: Keys = np.zeros((0, 2), np.uint64)  # the old one goes before the new one comes
-        self._table = np.zeros((_prime(places), 2), np.uint64)
+        growth = GROWTH if self.count > 1 << 20 else 2.0  # of a small table it costs nothing
+        places = _prime(max(1021, math.ceil(count / FULLEST), round(self.count * growth / FULLEST)))
+        self._first = self._second = np.zeros(0, np.uint64)  # the old table goes before the new one comes
+        self._first, self._second = np.zeros(places, np.uint64), np.zeros(places, np.uint64)
         self._log.seek(0)
         while block := self._log.read(16 * LOG_KEYS):
             self._insert(np.frombuffer(block, "<u8").astype(np.uint64).reshape(-1, 2))
@@ -91,17 +92,21 @@ class Seen:
     def _insert(self, keys: Keys) -> NDArray[np.bool_]:
         """Put keys, no two alike, into the table: all at once to where each should be, then those that found another
         key there to their next places. Returns which were not in it."""
-        places = np.uint64(len(self._table))
-        slot, step = keys[:, 0] % places, keys[:, 1] % (places - np.uint64(1)) + np.uint64(1)
+        places = np.uint64(len(self._first))
+        first, second = keys[:, 0].copy(), keys[:, 1].copy()
+        slot, step = first % places, second % (places - np.uint64(1)) + np.uint64(1)
         new = np.zeros(len(keys), bool)
         waiting = np.arange(len(keys))
         while len(waiting):
-            free = waiting[~self._table[slot[waiting]].any(1)]
-            self._table[slot[free]] = keys[free]  # of several for one place, the last
-            here = (self._table[slot[waiting]] == keys[waiting]).all(1)
-            new[free] = (self._table[slot[free]] == keys[free]).all(1)
-            waiting = waiting[~here]
-            slot[waiting] = (slot[waiting] + step[waiting]) % places
+            free = self._first[slot] == 0
+            where = slot[free]
+            self._first[where] = first[free]  # of several for one place, the last
+            self._second[where] = second[free]
+            here = (self._first[slot] == first) & (self._second[slot] == second)
+            new[waiting[free & here]] = True
+            other = ~here
+            waiting, first, second, step = waiting[other], first[other], second[other], step[other]
+            slot = (slot[other] + step) % places
         return new
 
 

@@ -23,7 +23,7 @@ from ..errors import ConfigError, DataError, HornbookError
 from ..shards import MOST_TOKENS, ShardWriter, damaged, digest_of, read_manifest, sha256
 from ..tokenizer import load as load_tokenizer
 from .duplicates import Seen
-from .stream import SPLITS, Encoded, Source, Taken, encoded, eot_of
+from .stream import SPLITS, Encoded, Source, Taken, encoded, eot_of, say_if_nothing_is_held_out
 from .text import Name, Steps
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def run(
         if isinstance(error, KeyboardInterrupt):
             log.warning("stopped; %s", kept)
         raise
+    held = done["splits"]["heldout"]["documents"]
+    say_if_nothing_is_held_out(heldout, done["splits"]["train"]["documents"], held)
     return done
 
 
@@ -265,9 +267,8 @@ def _identity(source: Any, about: str | None) -> Any:
         if len(stats) < len(source.files):  # a pipe
             return None
         found = [(str(f.absolute()), s.st_size, s.st_mtime_ns) for f, s in zip(source.files, stats, strict=True)]
-        rest = {
-            name: repr(value) for name, value in vars(source).items() if name not in ("bytes_read", "paths", "files")
-        }
+        told = vars(source).items()  # field, document_end and what else decides how they are read
+        rest = {n: repr(v) for n, v in told if n not in ("bytes_read", "paths", "files") and not n.startswith("_")}
         return [found, rest]
     if isinstance(source, list | tuple) and all(isinstance(text, str) for text in source):
         digest = hashlib.sha256()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ Source = str | Path | Iterable[str] | Iterable[Path]
 
 CHUNK_BYTES = 8 << 20  # of text that is encoded at a time
 SPLITS: tuple[Name, Name] = ("train", "heldout")
+
+log = logging.getLogger("hornbook")
 
 
 @dataclass
@@ -107,6 +110,15 @@ def eot_of(tokenizer: TokenizerLike) -> int:
     if tokenizer.eot_id is None:
         raise DataError("this tokenizer has no end-of-text token: train it with special_tokens=('<|endoftext|>',)")
     return tokenizer.eot_id
+
+
+def say_if_nothing_is_held_out(wanted: float | Iterable[str], train: int, heldout: int) -> None:
+    if wanted and not heldout:
+        log.warning(
+            "none of the %d documents was held out, so nothing will be measured on unseen text: "
+            "give more documents or a larger held-out share",
+            train,
+        )
 
 
 def _read(source: Source, heldout: float | Iterable[str]) -> Iterator[tuple[Name | None, str]]:
