@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHARD_TOKENS = 100_000_000
 SAVE_SECONDS = 10.0  # from one time that progress is kept to the next
-PROGRESS, HASHES, LOCK = "progress.json", "hashes", ".lock"
+PROGRESS, HASHES, LOCK, MANIFEST = "progress.json", "hashes", ".lock", "manifest.json"
 
 log = logging.getLogger("hornbook")
 
@@ -79,7 +79,7 @@ def run(
         "command": command,
     }
 
-    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and holds no token shards; choose another folder")
     if not fresh and (already := _whole(out, command)) is not None:
         log.info("%s: made before by this command from the same text, and whole: nothing to do", out)
@@ -130,7 +130,8 @@ class Work:
     def begin(self, tokenizer: TokenizerLike, shard_tokens: int, steps: Steps, fresh: bool) -> dict[str, Any] | None:
         """Take up what the same command left, or begin; the manifest, if all is done but the folder's name."""
         place = self.place
-        if place.is_dir() and any(place.iterdir()) and not any((place / name).exists() for name in (PROGRESS, LOCK)):
+        ours = (PROGRESS, LOCK, MANIFEST)
+        if place.is_dir() and any(place.iterdir()) and not any((place / name).exists() for name in ours):
             raise DataError(f"{place} is in the way: it was not left by prepare. Move it, or choose another name")
         place.mkdir(parents=True, exist_ok=True)
         self._lock = files.lock(place / LOCK, f"another process is preparing {place}")
@@ -170,7 +171,7 @@ class Work:
             "files": known,
         }
         manifest["digest"] = digest_of(manifest)
-        files.write_json(self.place / "manifest.json", manifest)
+        files.write_json(self.place / MANIFEST, manifest)
         return manifest
 
     def close(self) -> None:
@@ -243,7 +244,7 @@ class Work:
 
 def _whole(folder: Path, command: str | None) -> dict[str, Any] | None:
     """The manifest of a folder that this command made, if nothing in it is damaged."""
-    if command is None or not (folder / "manifest.json").is_file():
+    if command is None or not (folder / MANIFEST).is_file():
         return None
     try:
         manifest = read_manifest(folder)
