@@ -27,7 +27,7 @@ ORDER = """
     corpora
     positions cache model_config model
     lora chat
-    shards data
+    shards prepare data
     sample
     evaluate ngram
     optim checkpoint distributed runlog

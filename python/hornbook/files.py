@@ -77,23 +77,31 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         fill(beside)
-        for file in beside.rglob("*"):
-            if file.is_file():
-                with open(file, "rb+") as handle:
-                    os.fsync(handle.fileno())
-        sync_directory(beside)
+        put_directory(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def put_directory(beside: Path, path: Path) -> None:
+    """Give the folder ``beside`` the name ``path``, once all that is in it is on the disk; see `write_directory`."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    for file in beside.rglob("*"):
+        if file.is_file():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+    sync_directory(beside)
+    try:
         if path.exists():
             os.replace(path, old)
         os.replace(beside, path)
     except BaseException:
         if old.exists() and not path.exists():
             os.replace(old, path)
-        shutil.rmtree(beside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
@@ -173,6 +181,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: cannot be read as JSON: too deeply nested") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
