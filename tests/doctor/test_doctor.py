@@ -21,7 +21,8 @@ from hornbook.doctor.report import Check
 
 def examined(folder: Path | None = None, setup: str = "", trial: bool = True, **environment: str) -> tuple[int, dict]:
     """The exit status and the JSON of a doctor in a process of its own; ``folder`` holds packages that hide others."""
-    code = f"{setup}\nfrom hornbook.cli import main\nmain(['doctor', '--json'{'' if trial else ", '--no-self-test'"}])"
+    options = ["doctor", "--json", *([] if trial else ["--no-self-test"])]
+    code = f"{setup}\nfrom hornbook.cli import main\nmain({options})"
     paths = [str(folder)] if folder else []
     paths += [str(Path(doctor.__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p)} | environment
