@@ -26,6 +26,8 @@ class Demo:
 
     def run(self) -> None:
         use(self.kernels)
+        from .. import device
         from ..demo import run
 
+        device.limit_threads()
         run(self.minutes, out=self.out, seed=self.seed, steps=self.steps, stories=self.stories)
