@@ -70,6 +70,8 @@ def _explain(fault: BaseException) -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}")
+    except ImportError as error:  # a package that Hornbook needs is missing or broken
+        _fail(f"{next(iter(str(error).splitlines()), error)}; `hornbook doctor` says what is broken and how to cure it")
     except MemoryError as error:
         _fail(f"not enough memory{f': {error}' if str(error) else ''}")
     except KeyboardInterrupt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import demo
+from .. import demo, device
 from .common import Kernels, use
 
 
@@ -27,4 +27,5 @@ class Demo:
 
     def run(self) -> None:
         use(self.kernels)
+        device.limit_threads()
         demo.run(self.minutes, out=self.out, seed=self.seed, steps=self.steps, stories=self.stories)
