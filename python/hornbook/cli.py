@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import traceback
+from typing import NoReturn
 
-import tyro
-
-from .commands import COMMANDS, train
+from .commands import COMMANDS, find
+from .commands.options import parse
 from .errors import HornbookError, nearest
 
 ABOUT = {
@@ -31,7 +33,10 @@ PLANNED += ("lesson",)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command; exit with 0, 1 for a fault of the input, 2 for one of usage, 130 after Ctrl-C."""
+    """Run one command. Exits with 1 for a fault of the input, 2 for one of usage, 130 after Ctrl-C, 143 after SIGTERM.
+
+    A fault is one line on stderr; with ``HORNBOOK_DEBUG=1`` in the environment, the traceback as well.
+    """
     # PyTorch's CPU threads wait for each other by spinning, for long. Where other programs want the cores too, that
     # makes a small model's step up to ten times as slow as giving up the core soon. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
@@ -40,20 +45,41 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows few characters gets a "?" for the others
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         _run(argv)
+        sys.stdout.flush()
     except HornbookError as error:
-        sys.exit(f"hornbook: {error}")
+        _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except UnicodeDecodeError as error:
-        sys.exit(f"hornbook: standard input is not {error.encoding} at byte {error.start}: {error.reason}")
+        _fail(f"standard input is not {error.encoding} at byte {error.start}: {error.reason}")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"hornbook: {where}{error.strerror or error}")
+        _fail(f"{where}{error.strerror or error}")
+    except MemoryError as error:
+        _fail(f"not enough memory{f': {error}' if str(error) else ''}")
+    except TerminationError:
+        sys.exit(143)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+class TerminationError(KeyboardInterrupt):
+    """SIGTERM came: the same orderly end as after Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise TerminationError
+
+
+def _fail(message: str) -> NoReturn:
+    if os.environ.get("HORNBOOK_DEBUG", "0") not in ("", "0"):
+        traceback.print_exc()
+    sys.exit(f"hornbook: {message}")
 
 
 def _run(argv: list[str]) -> None:
@@ -69,21 +95,20 @@ def _run(argv: list[str]) -> None:
     if name not in COMMANDS:
         hint = "is planned, but not in this version" if name in PLANNED else f"is no command{nearest(name, COMMANDS)}"
         _usage(f"hornbook: {name!r} {hint} (see hornbook --help)")
-    command = COMMANDS[name]
-    if isinstance(command, dict):
+    where = COMMANDS[name]
+    if isinstance(where, dict):
         if not rest or rest[0] in ("-h", "--help"):
-            print(_help_of(name, command))
+            print(_help_of(name, where))
             return
-        if rest[0] not in command:
-            _usage(f"hornbook {name}: {rest[0]!r} is no command of it{nearest(rest[0], command)}")
-        name, command, rest = f"{name} {rest[0]}", command[rest[0]], rest[1:]
-    if command is train:
-        train(rest)
-    else:
-        tyro.cli(command, prog=f"hornbook {name}", args=rest)
+        if rest[0] not in where:
+            _usage(f"hornbook {name}: {rest[0]!r} is no command of it{nearest(rest[0], where)}")
+        name, where, rest = f"{name} {rest[0]}", where[rest[0]], rest[1:]
+    command = parse(find(where), rest, f"hornbook {name}")
+    if command is not None:
+        command.run()
 
 
-def _usage(message: str) -> None:
+def _usage(message: str) -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(2)
 
@@ -99,6 +124,6 @@ def _help() -> str:
     )
 
 
-def _help_of(name: str, commands: dict[str, Callable[..., None]]) -> str:
-    rows = "\n".join(f"  {sub:10} {(function.__doc__ or '').splitlines()[0]}" for sub, function in commands.items())
+def _help_of(name: str, commands: dict[str, str]) -> str:
+    rows = "\n".join(f"  {sub:10} {(find(where).__doc__ or '').splitlines()[0]}" for sub, where in commands.items())
     return f"usage: hornbook {name} COMMAND [OPTIONS]\n\n{ABOUT[name]}\n\ncommands:\n{rows}"

@@ -48,13 +48,15 @@ class TokenData:
         train, heldout: the two `Split` s.
         tokenizer: what made the ids.
         eot_id: the token before every document.
+        directory: where the shards lie; None if the ids are in memory only.
     """
 
     train: Split
     heldout: Split
+    directory: Path | None = None
 
     def __init__(self, directory: str | Path) -> None:
-        directory = Path(directory)
+        self.directory = directory = Path(directory)
         if not (directory / "manifest.json").is_file():
             raise DataError(
                 f"{directory}: no token shards here (no manifest.json); "

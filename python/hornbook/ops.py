@@ -126,6 +126,12 @@ def use(text: str) -> None:
     use_kernels(chosen.pop("", None), **chosen)
 
 
+def asked() -> str:
+    """The choice in force in its text form, for `use`: "auto", or "torch,attention=reference"."""
+    chosen = dict(_chosen())
+    return ",".join([chosen.pop("", "auto"), *(f"{op}={implementation}" for op, implementation in chosen.items())])
+
+
 _state: dict[str, str] | None = None
 
 

@@ -2,7 +2,7 @@
 
 A run lives in a folder:
 
-    config.toml     every setting it used
+    config.toml     every setting it used: `hornbook train --config config.toml --out ...` does the same again
     log.jsonl       one line a step
     loss.svg        the losses, drawn
     checkpoints/    model, tokenizer, optimizers, step, data cursor, random generators, configuration: all that the
@@ -27,7 +27,7 @@ from typing import IO, Any, Literal
 import torch
 from torch import Tensor
 
-from . import checkpoint, device, files, optim
+from . import checkpoint, device, files, ops, optim
 from . import config as config_
 from .data import Batches, Packing, TokenData, copy_batch
 from .errors import ConfigError, HornbookError
@@ -319,7 +319,10 @@ class Trainer:
                 log.info("resuming from %s", path)
             elif resume:
                 log.info("no checkpoint in %s yet: beginning", out)
-            files.write(out / "config.toml", config_.to_toml({"model": self.model.config, "train": self.config}))
+            settings = {
+                "data": self.data.directory, "kernels": ops.asked(), "train": self.config, "model": self.model.config,
+            }  # fmt: skip
+            files.write(out / "config.toml", config_.to_toml(settings))
             self.log = RunLog(out / "log.jsonl", self.step + 1)
 
     def _check_same_run(self, path: Path) -> None:
@@ -371,21 +374,26 @@ def _due(step: int, every: int) -> bool:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a note, so that the step in hand can end; a second one interrupts at once."""
-    pressed = False
+    """Turn the first Ctrl-C, or SIGTERM, into a note, so that the step in hand can end; a second one acts at once.
+
+    What was noted is not lost: the handler that was there before gets it in the end.
+    """
+    noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
+        if noted:
             raise KeyboardInterrupt
-        pressed = True
+        noted.append(number)
 
     try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: Ctrl-C is not ours to catch
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are not ours to catch
         yield lambda: False
         return
     try:
-        yield lambda: pressed
+        yield lambda: bool(noted)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if noted == [signal.SIGTERM]:
+            signal.raise_signal(signal.SIGTERM)
