@@ -68,7 +68,7 @@ def shown() -> Iterator[str]:
 def test_commands_are_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
     from hornbook.cli import main
 
-    lines = sorted(set(shown()))
+    lines = sorted({line for line in shown() if "--config" not in line})  # the file is made where the page is run
     assert len(lines) > 15
     for line in lines:
         main([*shlex.split(line, comments=True), "--print-config"])  # ends the process if it does not parse
@@ -108,7 +108,9 @@ def test_the_map_of_the_house_is_right() -> None:
 
 def test_nothing_is_unpickled() -> None:
     for path in (ROOT / "python" / "hornbook").rglob("*.py"):
-        found = re.findall(r"\b(?:import pickle|pickle\.loads?\(|torch\.load\(|allow_pickle=True)", path.read_text("utf-8"))
+        found = re.findall(
+            r"\b(?:import pickle|pickle\.loads?\(|torch\.load\(|allow_pickle=True)", path.read_text("utf-8")
+        )
         assert not found, f"{path}: {found}"
 
 

@@ -1,7 +1,7 @@
 """The directive ``hornbook-commands``: every command of ``hornbook`` and its options, as the real parser prints them.
 
 Each command is asked for ``--help``, on a terminal so wide that nothing is broken into lines, and what it answers
-becomes a section with a list of options.
+becomes a section with a list of options. What all of them say alike stands once, above.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 WIDE = {"COLUMNS": "2000", "NO_COLOR": "1"}
+NOTHING = re.compile(r"\s*\(default: (?:|''|None|\{\})\)$")  # says no more than that an option need not be given
 Options = list[tuple[str, str]]  # how it is written, what it does
 
 
@@ -57,7 +58,8 @@ def taken_apart(text: str) -> tuple[str, str, list[tuple[str, str, Options]]]:
             else:
                 name, _, does = line.partition("  ")
                 options.append((name, does.strip()))
-        groups.append((title, " ".join(said).strip(), [o for o in options if not o[0].startswith("-h,")]))
+        options = [(name, NOTHING.sub("", does)) for name, does in options if not name.startswith("-h,")]
+        groups.append((title, " ".join(said).strip(), options))
     return usage.removeprefix("usage: "), about.strip(), groups
 
 
@@ -65,17 +67,23 @@ class HornbookCommands(SphinxDirective):
     has_content = False
 
     def run(self) -> list[nodes.Node]:
-        return [self.section(words) for words in commands()]
+        from hornbook.commands.options import SHARED
 
-    def section(self, words: tuple[str, ...]) -> nodes.section:
+        return [nodes.paragraph("", "", *self.inline(SHARED)), *(self.section(words, SHARED) for words in commands())]
+
+    def section(self, words: tuple[str, ...], shared: str) -> nodes.section:
         name = " ".join(("hornbook", *words))
         usage, about, groups = taken_apart(help_of(words))
         if not usage.startswith(name):
             raise self.error(f"`{name} --help` does not begin with its usage, but with {usage!r}")
-        section = nodes.section("", nodes.title("", "", nodes.literal("", name)), ids=[nodes.make_id(name)], names=[name])
+        section = nodes.section(
+            "", nodes.title("", "", nodes.literal("", name)), ids=[nodes.make_id(name)], names=[name]
+        )
         self.state.document.note_explicit_target(section)
         section += nodes.literal_block(usage, usage, language="text", classes=["usage"])
-        for part in filter(None, about.split("\n\n")):
+        if shared not in about:
+            raise self.error(f"`{name} --help` does not say: {shared}")
+        for part in filter(None, about.replace(shared, "").strip().split("\n\n")):
             section += nodes.paragraph("", "", *self.inline(part))
         for title, said, options in groups:
             if not options:
