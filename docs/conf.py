@@ -24,9 +24,11 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_use_rtype = False
+smartquotes_action = "D"  # dashes; quotation marks stay as they are written
 default_role = "code"  # docstrings write `name`, as Markdown does
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the theme's own underlines names as if they were links
 html_title = f"Hornbook {version}"
 html_static_path = ["_static"]
 html_css_files = ["hornbook.css"]

@@ -101,13 +101,11 @@ class HornbookCommands(SphinxDirective):
         return section
 
     def inline(self, text: str) -> list[nodes.Node]:
-        """Text in which ``this`` and `this` are code."""
-        parts = re.split(r"``(.+?)``|`([^`]+)`", text.replace("\n", " "))
-        made: list[nodes.Node] = []
-        for plain, double, single in zip(parts[::3], [*parts[1::3], None], [*parts[2::3], None], strict=True):
-            made.append(nodes.Text(plain))
-            if code := double or single:
-                made.append(nodes.literal("", code))
+        """Text in which ``this``, `this` and --this are code."""
+        parts = re.split(r"``(.+?)``|`([^`]+)`|(?<!\S)(--\w[\w.*-]*\w)", text.replace("\n", " "))
+        made: list[nodes.Node] = [nodes.Text(parts[0])]
+        for i in range(1, len(parts), 4):
+            made += [nodes.literal("", next(filter(None, parts[i : i + 3]))), nodes.Text(parts[i + 3])]
         return made
 
 
