@@ -21,7 +21,7 @@ PACKAGE = ROOT / "python" / "hornbook"
 
 # A room imports only from rooms to its left and from the lines above it. `benchmarks` comes after what it measures.
 ORDER = """
-    errors config files device plots _core documents kernels reference checks native composed
+    errors config files machine device plots _core documents kernels reference checks native composed
     ops
     tokenizer
     corpora
