@@ -25,9 +25,9 @@ ORDER = """
     ops
     tokenizer
     corpora
-    cache model_config model
+    positions cache model_config model
     lora chat
-    shards data
+    shards prepare data
     sample
     evaluate ngram
     optim checkpoint distributed runlog

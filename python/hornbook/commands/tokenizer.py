@@ -159,17 +159,43 @@ class Decode:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Print a text with its tokens coloured."""
+    """Print a text with its tokens coloured, write it as a page, or replay the merges that make a word's tokens.
+
+    Without a terminal, or with NO_COLOR in the environment, bars stand between the tokens; FORCE_COLOR colours always.
+    """
 
     text: Positional[str] = "-"
     """the text, or - to read it from standard input"""
     tokenizer: str
     """a folder, a file, or gpt2, cl100k_base, o200k_base"""
+    ids: bool = False
+    """write the id of each token behind it"""
+    merges: str | None = None
+    """a word whose merges to replay step by step, in place of a text"""
+    html: str | None = None
+    """a file to write a page to, with the ids where the pointer rests; or - to print the page"""
 
     def run(self) -> None:
         from rich.console import Console
 
-        from ..tokenizer import show
+        from .. import files
+        from ..tokenizer import page, replay, show
+        from ..tokenizer.show import steps
 
+        if self.merges is not None and (self.html is not None or self.text != "-"):
+            raise ConfigError("--merges replays a word of its own: give it without a text and without --html")
+        if self.html not in (None, "-"):
+            check_place(Path(self.html))
+        tok = open_tokenizer(self.tokenizer)
+        if self.merges is not None:
+            Console(highlight=False).print(steps(replay(self.merges, tok)), soft_wrap=True)
+            return
         text = sys.stdin.read() if self.text == "-" else self.text
-        Console().print(show(text, open_tokenizer(self.tokenizer)), soft_wrap=True)
+        if self.html is None:
+            Console(highlight=False).print(show(text, tok, ids=self.ids), soft_wrap=True, markup=False, emoji=False)
+        elif self.html == "-":
+            sys.stdout.write(page(text, tok, title=f"Tokens of {self.tokenizer}"))
+        else:
+            Path(self.html).parent.mkdir(parents=True, exist_ok=True)
+            files.write(Path(self.html), page(text, tok, title=f"Tokens of {self.tokenizer}"))
+            note(f"{self.html}: {len(tok.encode(text, allowed_special='all')):,} tokens")
