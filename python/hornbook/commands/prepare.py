@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes
 from .. import config, files
 from ..errors import ConfigError
 from ..prepare import SHARD_TOKENS, Steps, run
-from .common import Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
+from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +24,17 @@ class Prepare:
     """
 
     source: Sources
-    """text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
+    """text, .jsonl or .parquet files, packed as .gz, .zst or .zip or not, folders of them, or a corpus's name"""
     tokenizer: str
     """a folder, a file, or gpt2, cl100k_base, o200k_base"""
     out: Path
     """the folder to write the shards to; until they are whole it is called OUT.partial"""
     field: Field = "text"
+    encoding: Encoding = None
     heldout: float = 0.05
     """the share of documents to keep for measuring; a corpus that has its own held-out part uses that"""
     size: str | None = None
-    """of a generated corpus, such as 5MB"""
+    """how much of a corpus to take, such as 5MB; a generated one has any size, and 5MB if not given"""
     seed: int = 0
     """of a generated corpus"""
     steps: OmitArgPrefixes[Steps] = dataclasses.field(default_factory=Steps)
@@ -46,22 +47,26 @@ class Prepare:
 
     def run(self) -> None:
         from .. import corpora
-        from ..documents import Files
+        from ..documents import Files, exists
 
         check_place(self.out, folder=True)
         texts: Any
         kept_back: Any = self.heldout
         total = about = None
-        if self.source == ["fables"] and not Path("fables").exists():
-            total = corpora.CORPORA["fables"].size if self.size is None else parse_size(self.size)
-            most = max(4000, round(total * self.heldout))
-            kept_back = [s.text for s in corpora.fables.generate(most, seed=self.seed, split="heldout")]
-            texts = (s.text for s in corpora.fables.generate(total, seed=self.seed))
-            about = f"fables, {total} bytes and {most} held out, seed {self.seed}"
+        known = len(self.source) == 1 and not exists(self.source[0])
+        corpus = corpora.CORPORA.get(self.source[0]) if known else None
+        if corpus is not None and corpus.file is None:
+            total = corpus.size if self.size is None else parse_size(self.size)
+            texts = corpus.documents(total, seed=self.seed)
+            about = f"{corpus.name}, {total or corpus.measure()} bytes, seed {self.seed}"
+            if corpus.splits and total is not None:
+                most = max(4000, round(total * self.heldout))
+                kept_back = list(corpus.documents(most, seed=self.seed, split="heldout"))
+                about += f", {most} held out"
         elif self.size is not None:
-            raise ConfigError("--size is for generated corpora; a file is read whole")
+            raise ConfigError("--size is for corpora of several documents; a file is read whole")
         else:
-            texts = opened(self.source, self.field)
+            texts = opened(self.source, self.field, encoding=self.encoding)
             about = None if isinstance(texts, Files) else ", ".join(self.source)
         with meter() as progress:
 
