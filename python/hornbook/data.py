@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -208,6 +208,16 @@ class Batches:
         rows = np.stack([self._next_row() for _ in range(self.batch_size)])
         batch = torch.from_numpy(rows)
         return batch[:, :-1].clone(), batch[:, 1:].clone()
+
+    def seek(self, cursor: Mapping[str, int]) -> None:
+        """Go to where ``cursor`` was read.
+
+        Raises:
+            DataError: if there is no such row: the cursor is then of other data.
+        """
+        if not 0 <= cursor["row"] < (rows := len(self._epoch(cursor["epoch"])[1])):
+            raise DataError(f"row {cursor['row']} of an epoch that has {rows}: the cursor is not of this data")
+        self.cursor = {"epoch": cursor["epoch"], "row": cursor["row"]}
 
     def _next_row(self) -> NDArray[np.int64]:
         epoch, row = self.cursor["epoch"], self.cursor["row"]

@@ -166,7 +166,7 @@ class Trainer:
 
         self.device = device.pick(self.config.device)
         self.model = model.to(self.device)
-        self.model.compute_dtype = device.dtype(self.config.dtype)
+        self.model.compute_dtype = device.dtype(self.config.dtype, self.device)
         self.batches = Batches(
             data.train, self.config.batch_size, self.T, seed=self.config.seed, packing=self.config.packing
         )
@@ -314,9 +314,15 @@ class Trainer:
             if path is not None:
                 self._check_same_run(path)
                 state = checkpoint.load(path, self.model, self.optimizers)
-                self.step, self.batches.cursor = state["step"], state["cursor"]
+                self.step = state["step"]
+                self.batches.seek(state["cursor"])
                 self.saved = self.step
                 log.info("resuming from %s", path)
+                if differ := checkpoint.differences(state, self.device):
+                    log.warning(
+                        "the checkpoint was made with %s: the run goes on, but its last digits are not those of a run "
+                        "that was never stopped", "; ".join(differ),
+                    )  # fmt: skip
             elif resume:
                 log.info("no checkpoint in %s yet: beginning", out)
             settings = {
@@ -358,6 +364,7 @@ def seconds_per_step(model: GPT, data: TokenData, config: TrainConfig, *, second
     times, started = [], time.perf_counter()
     while (now := time.perf_counter()) - started < seconds or len(times) < 3:
         trainer._one_step()
+        device.synchronize(trainer.device)
         if now - started >= seconds / 4:
             times.append(time.perf_counter() - now)
     return sorted(times)[len(times) // 2]

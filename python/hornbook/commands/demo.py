@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import demo, device
 from .common import Kernels, use
 
 
@@ -26,6 +27,5 @@ class Demo:
 
     def run(self) -> None:
         use(self.kernels)
-        from ..demo import run
-
-        run(self.minutes, out=self.out, seed=self.seed, steps=self.steps, stories=self.stories)
+        device.limit_threads()
+        demo.run(self.minutes, out=self.out, seed=self.seed, steps=self.steps, stories=self.stories)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError, DataError
-from .common import Field, Sources, check_place, meter, note, open_tokenizer, opened, size
+from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Train:
     """Train a byte-level BPE tokenizer."""
 
     source: Sources
-    """text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
+    """text, .jsonl or .parquet files, packed as .gz, .zst or .zip or not, folders of them, or a corpus's name"""
     out: Path
     """the folder to write tokenizer.json to, or the file if the name ends in .json or .tiktoken"""
     counts: tuple[Path, ...] = ()
@@ -39,6 +39,7 @@ class Train:
     max_token_length: int | None = None
     """no token gets more bytes"""
     field: Field = "text"
+    encoding: Encoding = None
     threads: int | None = None
     """how many; all cores if not given"""
 
@@ -56,7 +57,7 @@ class Train:
         if self.counts:
             texts = Counts.merge(map(Counts.load, self.counts))
         else:
-            texts = opened(self.source, self.field, parted=_parted(self.special_tokens))
+            texts = opened(self.source, self.field, parted=_parted(self.special_tokens), encoding=self.encoding)
         with meter() as progress:
             tok = Tokenizer.train(
                 texts, vocab_size=self.vocab_size, **_cut_by(self.pattern, self.special_tokens), tie=self.tie,
@@ -75,7 +76,7 @@ class Count:
     """
 
     source: Sources
-    """text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
+    """text, .jsonl or .parquet files, packed as .gz, .zst or .zip or not, folders of them, or a corpus's name"""
     out: Path
     """the file to write"""
     pattern: str | None = None
@@ -84,6 +85,7 @@ class Count:
     special_tokens: tuple[str, ...] | None = None
     """tokens with a meaning of their own, the same for all parts; <|endoftext|> if not given"""
     field: Field = "text"
+    encoding: Encoding = None
     threads: int | None = None
     """how many; all cores if not given"""
 
@@ -96,7 +98,7 @@ class Count:
         started = time.monotonic()
         cut = _cut_by(self.pattern, self.special_tokens)
         with meter() as progress:
-            texts = opened(self.source, self.field, parted=_parted(self.special_tokens))
+            texts = opened(self.source, self.field, parted=_parted(self.special_tokens), encoding=self.encoding)
             counts = Counts.of(texts, **cut, num_threads=self.threads, progress=progress)
         counts.save(self.out)
         note(
@@ -157,17 +159,43 @@ class Decode:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Print a text with its tokens coloured."""
+    """Print a text with its tokens coloured, write it as a page, or replay the merges that make a word's tokens.
+
+    Without a terminal, or with NO_COLOR in the environment, bars stand between the tokens; FORCE_COLOR colours always.
+    """
 
     text: Positional[str] = "-"
     """the text, or - to read it from standard input"""
     tokenizer: str
     """a folder, a file, or gpt2, cl100k_base, o200k_base"""
+    ids: bool = False
+    """write the id of each token behind it"""
+    merges: str | None = None
+    """a word whose merges to replay step by step, in place of a text"""
+    html: str | None = None
+    """a file to write a page to, with the ids where the pointer rests; or - to print the page"""
 
     def run(self) -> None:
         from rich.console import Console
 
-        from ..tokenizer import show
+        from .. import files
+        from ..tokenizer import page, replay, show
+        from ..tokenizer.show import steps
 
+        if self.merges is not None and (self.html is not None or self.text != "-"):
+            raise ConfigError("--merges replays a word of its own: give it without a text and without --html")
+        if self.html not in (None, "-"):
+            check_place(Path(self.html))
+        tok = open_tokenizer(self.tokenizer)
+        if self.merges is not None:
+            Console(highlight=False).print(steps(replay(self.merges, tok)), soft_wrap=True)
+            return
         text = sys.stdin.read() if self.text == "-" else self.text
-        Console().print(show(text, open_tokenizer(self.tokenizer)), soft_wrap=True)
+        if self.html is None:
+            Console(highlight=False).print(show(text, tok, ids=self.ids), soft_wrap=True, markup=False, emoji=False)
+        elif self.html == "-":
+            sys.stdout.write(page(text, tok, title=f"Tokens of {self.tokenizer}"))
+        else:
+            Path(self.html).parent.mkdir(parents=True, exist_ok=True)
+            files.write(Path(self.html), page(text, tok, title=f"Tokens of {self.tokenizer}"))
+            note(f"{self.html}: {len(tok.encode(text, allowed_special='all')):,} tokens")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from tyro.conf import OmitArgPrefixes
 
+from .. import device
 from ..data import TokenData
 from ..errors import ConfigError
 from ..model import GPT, PRESETS, GPTConfig
@@ -47,6 +48,7 @@ class Train:
 
     def run(self) -> None:
         use(self.kernels)
+        device.limit_threads()
         data = TokenData(self.data)
         torch.manual_seed(self.train.seed)
         vocab_size = data.tokenizer.vocab_size
