@@ -8,6 +8,7 @@ A checkpoint is a folder, ``checkpoints/step-000500``:
     optimizer.safetensors            every optimizer's tensors, by parameter
     state.json                       step, data cursor, random generators, training configuration, versions, and what
                                      it ran on: device, threads, kernels
+    SHA256SUMS                       of the files above: a flipped bit or a swapped file is noticed when they are read
 
 It is written beside, flushed to the disk and renamed; only then does the text file ``checkpoints/latest`` name it.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib.metadata
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,6 +66,7 @@ def save(
                 **state,
             },
         )
+        files.write_sums(directory)
 
     files.write_directory(path, fill)
     files.write(folder / "latest", path.name + "\n")
@@ -80,9 +83,10 @@ def latest(run: Path) -> Path | None:
     pointer = run / "checkpoints" / "latest"
     if not pointer.is_file():
         return None
-    path = run / "checkpoints" / pointer.read_text(encoding="utf-8").strip()
-    if path == pointer.parent or not path.is_dir():
-        raise CheckpointError(f"{pointer} names {path.name}, which is not there; write an existing step-* into it")
+    name = files.read_text(pointer).strip()
+    path = run / "checkpoints" / name
+    if not re.fullmatch(r"step-\d+", name) or not path.is_dir():
+        raise CheckpointError(f"{pointer} names {name[:80]!r}, which is not there; write an existing step-* into it")
     return path
 
 
@@ -93,8 +97,9 @@ def load(path: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> dic
         What state.json holds.
 
     Raises:
-        CheckpointError: if a file is missing, truncated, or from another format, with nothing changed.
+        CheckpointError: if a file is missing, damaged, swapped, or from another format, with nothing changed.
     """
+    files.check_sums(path)
     state = read_state(path)
     weights, tensors = (
         files.read_tensors(path / "model.safetensors"),
@@ -104,6 +109,11 @@ def load(path: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> dic
     expected = _names(model, optimizers)
     if foreign := sorted(key for key in tensors if key.rpartition(".")[0] not in expected):
         raise CheckpointError(f"{path}: optimizer.safetensors has {foreign[0]!r}, which this run's optimizers do not")
+    for key, t in tensors.items():
+        if t.shape not in ((), expected[key.rpartition(".")[0]][1].shape):
+            raise CheckpointError(
+                f"{path}: optimizer.safetensors: {key!r} has shape {tuple(t.shape)}, not its parameter's"
+            )
     try:
         device_.set_random_states(generators, _device(model))
     except CheckpointError as error:
@@ -129,6 +139,12 @@ def read_state(path: Path) -> dict[str, Any]:
         )
     if missing := [key for key in ("step", "cursor", "data", "config", "random") if key not in state]:
         raise CheckpointError(f"{path}: state.json lacks {missing[0]!r}; go on from another checkpoint")
+    cursor = state["cursor"]
+    counts = [state["step"], *(cursor.get(key) for key in ("epoch", "row"))] if isinstance(cursor, dict) else [None]
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise CheckpointError(f"{path}: state.json: step and cursor are no counts; go on from another checkpoint")
+    if not all(isinstance(state[key], dict) for key in ("data", "config")):
+        raise CheckpointError(f"{path}: state.json: data and config are no tables; go on from another checkpoint")
     return state
 
 

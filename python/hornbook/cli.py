@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .commands import COMMANDS, find
 from .commands.options import parse
@@ -41,15 +41,25 @@ def main(argv: list[str] | None = None) -> None:
     # makes a small model's step up to ten times as slow as giving up the core soon. Read when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would tell of every request
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows few characters gets a "?" for the others
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _terminate)
+    with _Signals() as signals:
+        try:
+            _run(argv, signals)
+            sys.stdout.flush()
+        except (Exception, KeyboardInterrupt) as error:
+            if signals.came is not None and isinstance(error, KeyboardInterrupt | ImportError):  # as some make of it
+                sys.exit(128 + signals.came)
+            _explain(error)
+
+
+def _explain(fault: BaseException) -> None:
+    """End the process with one line for a fault of the input or the machine; raise what is a fault of the program."""
     try:
-        _run(argv)
-        sys.stdout.flush()
+        raise fault
     except HornbookError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
@@ -64,18 +74,38 @@ def main(argv: list[str] | None = None) -> None:
         _fail(f"{next(iter(str(error).splitlines()), error)}; `hornbook doctor` says what is broken and how to cure it")
     except MemoryError as error:
         _fail(f"not enough memory{f': {error}' if str(error) else ''}")
-    except TerminationError:
-        sys.exit(143)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-class TerminationError(KeyboardInterrupt):
-    """SIGTERM came: the same orderly end as after Ctrl-C."""
+class _Signals:
+    """SIGTERM ends a command in the same order as Ctrl-C does: by a KeyboardInterrupt.
 
+    Attributes:
+        came: the number of the signal that ends the command, or None.
+        working: whether there is work to end in order. While libraries are still being loaded there is none, and they
+            would not stand it: some take a KeyboardInterrupt for a missing module and try again. Then the process ends.
+    """
 
-def _terminate(number: int, frame: object) -> None:
-    raise TerminationError
+    def __init__(self) -> None:
+        self.came: int | None = None
+        self.working = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
+            self._before = {number: signal.signal(number, self._act) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _act(self, number: int, frame: object) -> None:
+        if not self.working:
+            os._exit(128 + number)
+        self.came = number
+        raise KeyboardInterrupt
 
 
 def _fail(message: str) -> NoReturn:
@@ -84,7 +114,7 @@ def _fail(message: str) -> NoReturn:
     sys.exit(f"hornbook: {message}")
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str], signals: _Signals) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return
@@ -107,6 +137,7 @@ def _run(argv: list[str]) -> None:
         name, where, rest = f"{name} {rest[0]}", where[rest[0]], rest[1:]
     command = parse(find(where), rest, f"hornbook {name}")
     if command is not None:
+        signals.working = True
         command.run()
 
 

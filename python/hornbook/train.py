@@ -320,7 +320,8 @@ class Trainer:
             if path is not None:
                 self._check_same_run(path)
                 state = checkpoint.load(path, self.model, self.optimizers)
-                self.step, self.batches.cursor = state["step"], state["cursor"]
+                self.step = state["step"]
+                self.batches.seek(state["cursor"])
                 self.saved = self.step
                 log.info("resuming from %s", path)
                 if differ := checkpoint.differences(state, self.device):

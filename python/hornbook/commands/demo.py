@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import demo, device
 from .common import Kernels, use
 
 
@@ -26,8 +27,5 @@ class Demo:
 
     def run(self) -> None:
         use(self.kernels)
-        from .. import device
-        from ..demo import run
-
         device.limit_threads()
-        run(self.minutes, out=self.out, seed=self.seed, steps=self.steps, stories=self.stories)
+        demo.run(self.minutes, out=self.out, seed=self.seed, steps=self.steps, stories=self.stories)

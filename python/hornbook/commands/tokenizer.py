@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError, DataError
-from .common import Field, Sources, check_place, meter, note, open_tokenizer, opened, size
+from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Train:
     """Train a byte-level BPE tokenizer."""
 
     source: Sources
-    """text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
+    """text, .jsonl or .parquet files, packed as .gz, .zst or .zip or not, folders of them, or a corpus's name"""
     out: Path
     """the folder to write tokenizer.json to, or the file if the name ends in .json or .tiktoken"""
     counts: tuple[Path, ...] = ()
@@ -39,6 +39,7 @@ class Train:
     max_token_length: int | None = None
     """no token gets more bytes"""
     field: Field = "text"
+    encoding: Encoding = None
     threads: int | None = None
     """how many; all cores if not given"""
 
@@ -56,7 +57,7 @@ class Train:
         if self.counts:
             texts = Counts.merge(map(Counts.load, self.counts))
         else:
-            texts = opened(self.source, self.field, parted=_parted(self.special_tokens))
+            texts = opened(self.source, self.field, parted=_parted(self.special_tokens), encoding=self.encoding)
         with meter() as progress:
             tok = Tokenizer.train(
                 texts, vocab_size=self.vocab_size, **_cut_by(self.pattern, self.special_tokens), tie=self.tie,
@@ -75,7 +76,7 @@ class Count:
     """
 
     source: Sources
-    """text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
+    """text, .jsonl or .parquet files, packed as .gz, .zst or .zip or not, folders of them, or a corpus's name"""
     out: Path
     """the file to write"""
     pattern: str | None = None
@@ -84,6 +85,7 @@ class Count:
     special_tokens: tuple[str, ...] | None = None
     """tokens with a meaning of their own, the same for all parts; <|endoftext|> if not given"""
     field: Field = "text"
+    encoding: Encoding = None
     threads: int | None = None
     """how many; all cores if not given"""
 
@@ -96,7 +98,7 @@ class Count:
         started = time.monotonic()
         cut = _cut_by(self.pattern, self.special_tokens)
         with meter() as progress:
-            texts = opened(self.source, self.field, parted=_parted(self.special_tokens))
+            texts = opened(self.source, self.field, parted=_parted(self.special_tokens), encoding=self.encoding)
             counts = Counts.of(texts, **cut, num_threads=self.threads, progress=progress)
         counts.save(self.out)
         note(
