@@ -16,14 +16,18 @@
 #   pointwise      5      gelu, relu2, swiglu, rope: theirs
 #   attention      8      attention at all lengths, windows, decoding: its goals
 #   variants       8      every kernel that could compute attention: prints the rows of kernels/attention_table.py
+#   sanitizer      9      attention's kernels, on small shapes, under compute-sanitizer's memcheck and racecheck, which is
+#                         looked for on PATH, in CUDA's folders and in Python packages; without it the part fails and
+#                         says so
 #   model          2      a training step and a decoding step
 #   tests          9      pytest -m gpu; in a line of several parts what they leave of ten minutes, if that is more than 1
 #
 # The minutes are limits, each with a minute and a half for what takes longer than it should; what there is no time for
 # is named. Norms, softmax, losses and pointwise are about every goal of benchmarks/kernel_goals.py, and take less than
 # half an hour together; attention is about those of benchmarks/attention_goals.py. A new GPU family first wants variants:
-# attention is as fast as its table says, and that is filled from what variants prints. What goals need comes first; results are written after every row, and parts of one day add up
-# in one folder, so that nothing is lost when one is stopped.
+# attention is as fast as its table says, and that is filled from what variants prints. What goals need comes first;
+# results are written after every row, and parts of one day add up in one folder, so that nothing is lost when one is
+# stopped.
 #
 # OUT       where results go, and a log of each line; if not set, they go where `hornbook bench` puts them
 # PYTHON    the interpreter; python3 if not set
@@ -129,6 +133,7 @@ print(f"hornbook {hornbook.__version__} ({hornbook.__file__}), torch {torch.__ve
             pointwise) kernels 5 --only gelu,relu2,swiglu,rope --minutes 5 ;;
             attention) bench 8 attention --minutes 8 ;;
             variants) bench 8 attention --variants --minutes 8 ;;
+            sanitizer) part sanitizer 570 "$python" -P -m hornbook.benchmarks.sanitizer --minutes 9 ;;
             model) part model 110 "$python" -P -m hornbook bench model --quick ${results[@]+"${results[@]}"} ;;
             tests) tests ;;
         esac
@@ -144,7 +149,7 @@ usage() {
     exit 2
 }
 
-known=(quick norms softmax losses pointwise attention variants model tests)
+known=(quick norms softmax losses pointwise attention variants sanitizer model tests)
 parts=()
 wheel_dir=
 while [ $# -gt 0 ]; do

@@ -257,6 +257,7 @@ def _options_refused(
     alibi_slopes: Tensor | None = None,
     document_ids: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    spans: Spans = None,
     **_: Any,
 ) -> str | None:
     """What `ops` has refused before, for whoever calls the kernel itself: it would read what is not there."""
@@ -275,6 +276,14 @@ def _options_refused(
         return f"alibi_slopes is {shapes}, without gradient, not {tuple(alibi_slopes.shape)}"
     if document_ids is not None and not document_ids.shape == q.shape[:2] == k.shape[:2]:
         return f"document_ids has an id for each of q's and k's tokens, not the shape {tuple(document_ids.shape)}"
+    if spans is not None:
+        B, T = q.shape[:2]
+        if document_ids is None:
+            return "spans are those of document_ids: give these, too"
+        if [(t.shape, t.dtype, t.device) for t in spans] != [
+            (of, torch.int32, q.device) for of in ((B, T), (B, T), (B,))
+        ]:
+            return f"spans are what `documents` makes of document_ids of shape ({B}, {T})"
     for name, t in (("alibi_slopes", alibi_slopes), ("document_ids", document_ids), ("cu_seqlens", cu_seqlens)):
         if t is not None and t.device != q.device:
             return f"{name} is on {t.device}, and q on {q.device}: they must be on one device"
@@ -297,6 +306,7 @@ def attention(
     cu_seqlens: Tensor | None = None,
     return_lse: bool = False,
     deterministic: bool = True,
+    spans: Spans = None,
 ) -> Any:
     """softmax(q kᵀ · scale) v for every head, with memory for the inputs and the output only; what the options mean is
     said at `reference.attention`.
@@ -315,6 +325,7 @@ def attention(
         cu_seqlens: (n + 1,), where sequences in a row begin, and the end of the last.
         return_lse: also the log-sum-exp of the scores: (B, H, T_q), or (B, T_q), or (H, total), fp32.
         deterministic: the same bits every time. If not, a faster way back may be taken where there is one.
+        spans: `documents` of document_ids, if somebody has made it before, for several calls.
 
     Returns:
         Like q; a query that sees no key gets 0, and a log-sum-exp of -inf. Sums are kept in fp32; fp32 inputs are
@@ -326,7 +337,7 @@ def attention(
     library.require(
         refusal(
             q, k, v, window=window, scale=scale, softcap=softcap, alibi_slopes=alibi_slopes, document_ids=document_ids,
-            cu_seqlens=cu_seqlens,
+            cu_seqlens=cu_seqlens, spans=spans,
         )
     )  # fmt: skip
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
@@ -335,12 +346,11 @@ def attention(
         q, scale = q * sign, -scale if sign else 1.0
     # The kernels walk along any strides but want a row's channels side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-    spans: Any = (None, None, None)
-    if document_ids is not None:
+    if document_ids is not None and spans is None:
         spans = documents(document_ids)
     elif cu_seqlens is not None:
         spans = packed(cu_seqlens, q.shape[0])
     slopes = None if alibi_slopes is None else alibi_slopes.float().contiguous()
-    masks = (slopes, *spans, scale, softcap or 0.0, causal, window or 0)
+    masks = (slopes, *(spans or (None, None, None)), scale, softcap or 0.0, causal, window or 0)
     at = -1 if q.dim() == 4 else 2 if cu_seqlens is None else 0
     return _Attention.apply(q, k, v, masks, at, deterministic, return_lse)

@@ -1,14 +1,55 @@
-"""What every implementation of an operation refuses alike, before it is asked: options that make no sense."""
+"""What every implementation of an operation refuses alike: options that make no sense, before it is asked, and what
+is no tensor, once it has failed."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError, nearest
+
+
+def explained(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An operation that, where it fails with a list or number in place of a tensor, says so.
+
+    Raises:
+        ConfigError: that names the argument. Nothing is asked of a call that does well.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():  # which does not follow exceptions
+            return function(*args, **options)
+        try:
+            return function(*args, **options)
+        except Exception:
+            _tensors(function, args, options)
+            raise
+
+    return call
+
+
+def _tensors(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    signature = inspect.signature(function)
+    try:
+        given = signature.bind(*args, **options).arguments
+    except TypeError:  # too many arguments, or too few: Python's own words are the best
+        return
+    for name, value in given.items():
+        kinds = str(signature.parameters[name].annotation).split(" | ")  # such as ["Tensor", "None"]
+        fits = isinstance(value, Tensor) or type(value).__name__ in kinds or (value is None and "None" in kinds)
+        if kinds[0] == "Tensor" and not fits:
+            kind = type(value).__name__
+            raise ConfigError(
+                f"{function.__name__}: {name} is a tensor, not {kind}; torch.as_tensor makes one"
+            ) from None
 
 
 def known(what: str, name: str, names: tuple[str, ...]) -> None:
@@ -87,6 +128,12 @@ def cached(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, block_table: Tensor
             f"block_table has a row of pages for each of {len(q)} sequences, each page room for a key at least, not "
             f"{tuple(block_table.shape)} for pages of {k.shape[1]}"
         )
+
+
+def ids(what: str, t: Tensor) -> None:
+    if t.dim() != 2 or t.dtype not in (torch.int64, torch.int32):
+        given = f"{tuple(t.shape)} of {str(t.dtype).removeprefix('torch.')}"
+        raise ConfigError(f"{what} is (B, T), of int64 or int32 numbers, not {given}")
 
 
 def documents(ids: Tensor | None, cu_seqlens: Tensor | None, q: Tensor, k: Tensor) -> None:

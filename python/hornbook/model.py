@@ -68,8 +68,8 @@ class Places(NamedTuple):
     """of rope: cosines and sines, each (T, D/2), or of all positions, if ``positions`` are given"""
     slopes: Tensor | None = None
     """of alibi: (n_head,)"""
-    document_ids: Tensor | None = None
-    """(B, T); tokens see those of their own document"""
+    document_ids: ops.Documents | None = None
+    """tokens see those of their own document"""
 
 
 class Attention(nn.Module):
@@ -274,7 +274,8 @@ class GPT(nn.Module):
             table = self.waves if self.position is None else self.position.weight  # (context_length, d_model)
             x = x + (table[start : start + T] if positions is None else table[positions])
         x = self.dropout(x.to(self.compute_dtype or x.dtype))
-        places = Places(positions=positions, document_ids=document_ids)
+        documents = None if document_ids is None else ops.documents(document_ids)  # once, for all layers
+        places = Places(positions=positions, document_ids=documents)
         if self.config.position == "rope":
             turn = self.cos, self.sin  # each (context_length, D/2)
             if positions is None:

@@ -10,7 +10,6 @@
 and ``auto`` means fused on CUDA, torch elsewhere. Choose for all operations or for single ones, with
 `use_kernels`, with ``--kernels``, or with the environment:
 
-    HORNBOOK_KERNELS=reference
     HORNBOOK_KERNELS=fused,attention=composed
 
 A call that a kernel does not take (its ``refusal`` says why) runs torch under ``auto``, and is an error where fused or
@@ -26,7 +25,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,11 +104,8 @@ def kernels_in_use() -> dict[str, str]:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Read the value of HORNBOOK_KERNELS or ``--kernels``, e.g. "torch,attention=reference".
-
-    Returns:
-        Operation → implementation, "" standing for all of them.
-    """
+    """Read the value of HORNBOOK_KERNELS or ``--kernels``, e.g. "torch,attention=reference": operation →
+    implementation, "" standing for all of them."""
     choice: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         op, equals, implementation = (piece.strip() for piece in part.rpartition("="))
@@ -124,6 +120,12 @@ def use(text: str) -> None:
     """`use_kernels` for the text form, as ``--kernels`` gives it."""
     chosen = parse(text)
     use_kernels(chosen.pop("", None), **chosen)
+
+
+def asked() -> str:
+    """The choice in force in its text form, for `use`: "auto", or "torch,attention=reference"."""
+    chosen = dict(_chosen())
+    return ",".join([chosen.pop("", "auto"), *(f"{op}={implementation}" for op, implementation in chosen.items())])
 
 
 _state: dict[str, str] | None = None
@@ -232,6 +234,7 @@ def _module(op: str, implementation: str) -> Any:
 # What runs each operation: the function, the kernel's ``refusal`` if it is a kernel, and whether that was our decision
 # (auto). In a plain dictionary, as torch.compile can look into that, but not into imports and logging.
 _decided: dict[str, tuple[Callable[..., Any], Callable[..., str | None] | None, bool]] = {}
+_spans_of: list[Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]] = []  # one, where attention is our kernel
 
 
 def decide() -> None:
@@ -244,9 +247,12 @@ def decide() -> None:
         module = _module(op, implementation)
         refusal = module.refusal if implementation in ("fused", "composed") else None
         _decided[op] = getattr(module, op), refusal, chosen.get(op, chosen.get("", "auto")) == "auto"
+        if op == "attention":
+            _spans_of[:] = [module.documents] if implementation == "fused" else []
 
 
-def _run(op: str, *args: Any, **options: Any) -> Any:
+def _run(op: str, *args: Any, ours: dict[str, Any] | None = None, **options: Any) -> Any:
+    """``ours``: options that only our kernel has."""
     if not _decided:
         decide()
     function, refusal, is_auto = _decided[op]
@@ -255,10 +261,10 @@ def _run(op: str, *args: Any, **options: Any) -> Any:
     if torch.compiler.is_compiling():  # which does not follow exceptions
         why = refusal(*args, **options)
         if why is None:
-            return function(*args, **options)
+            return function(*args, **options, **(ours or {}))
     else:
         try:  # asking first would ask twice, as the function does so, too: a tenth of a call's time
-            return function(*args, **options)
+            return function(*args, **options, **(ours or {}))
         except ValueError:
             why = refusal(*args, **options)
             if why is None:
@@ -279,6 +285,22 @@ def reads_caches(x: Tensor, head_dim: int) -> bool:
     ours = _implementation("decode_attention") == "fused" and (named or _implementation("attention") == "fused")
     takes = 16 <= head_dim <= 256 and head_dim % 8 == 0 and x.dtype in (torch.float32, torch.float16, torch.bfloat16)
     return ours and takes and (x.is_cuda or not _decided["decode_attention"][2])
+
+
+class Documents(NamedTuple):
+    """document_ids, and where documents begin and end, as our kernel of attention wants to know it; see `documents`."""
+
+    ids: Tensor
+    spans: tuple[Tensor, Tensor, Tensor] | None
+
+
+def documents(ids: Tensor) -> Documents:
+    """For several calls of `attention` with the same (B, T) document_ids, such as all layers of a model: what our
+    kernel asks of them, in about 30 small launches, is found out once, as they are now."""
+    checks.ids("document_ids", ids)
+    if not _decided:
+        decide()
+    return Documents(ids, _spans_of[0](ids) if _spans_of and (ids.is_cuda or not _decided["attention"][2]) else None)
 
 
 # The operations. `reference/` says what each one means and which shapes it takes.
@@ -308,11 +330,15 @@ def attention(
     scale: float | None = None,
     softcap: float | None = None,
     alibi_slopes: Tensor | None = None,
-    document_ids: Tensor | None = None,
+    document_ids: Tensor | Documents | None = None,
     cu_seqlens: Tensor | None = None,
     return_lse: bool = False,
     deterministic: bool = True,
 ) -> Any:
+    ours: dict[str, Any] | None = None
+    if isinstance(document_ids, Documents):
+        document_ids, spans = document_ids
+        ours = {"spans": spans} if _spans_of else None
     if window is not None or softcap is not None or alibi_slopes is not None:
         checks.scores(window, softcap, alibi_slopes, q, packed=cu_seqlens is not None)
     if document_ids is not None or cu_seqlens is not None:
@@ -320,6 +346,7 @@ def attention(
     return _run(
         "attention", q, k, v, causal=causal, window=window, scale=scale, softcap=softcap, alibi_slopes=alibi_slopes,
         document_ids=document_ids, cu_seqlens=cu_seqlens, return_lse=return_lse, deterministic=deterministic,
+        ours=ours,
     )  # fmt: skip
 
 
@@ -423,3 +450,7 @@ def softmax(x: Tensor, *, scale: float = 1.0, causal: bool = False) -> Tensor:
 def swiglu(gate: Tensor, up: Tensor | None = None) -> Tensor:
     checks.same("up", up, gate.shape)
     return _run("swiglu", gate, up)
+
+
+for _op in (*OPERATIONS, "documents"):  # if one fails with a list for a tensor, it says so
+    globals()[_op] = checks.explained(globals()[_op])

@@ -169,7 +169,7 @@ def test_gpu_script_in_parts(xdist: bool, tmp_path: Path) -> None:
     python.write_text(f'#!/bin/sh\necho "called: $*"\ncase "$*" in *xdist*) exit {int(not xdist)};; esac\n', "utf-8")
     python.chmod(0o755)
     script = ROOT / "benchmarks" / "gpu.sh"
-    parts = ("norms", "softmax", "losses", "pointwise", "attention", "variants", "tests")
+    parts = ("norms", "softmax", "losses", "pointwise", "attention", "variants", "sanitizer", "tests")
     command = ["bash", script, *(word for part in parts for word in ("--part", part))]
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -180,6 +180,7 @@ def test_gpu_script_in_parts(xdist: bool, tmp_path: Path) -> None:
     assert sorted(",".join(named).split(",")) == sorted(set(OPERATIONS) - of_its_own)
     of_attention = [line.partition("bench ")[2] for line in called if "bench attention" in line]
     assert of_attention == ["attention --minutes 8", "attention --variants --minutes 8"]
+    assert "called: -P -m hornbook.benchmarks.sanitizer --minutes 9" in called
     assert "-o addopts=--import-mode=importlib -q -m gpu" in called[-1]
     assert ("-n 6 --dist loadgroup" in called[-1]) == xdist
     assert [line.split()[0] for line in done.stdout.splitlines()[-len(parts) :]] == list(parts)

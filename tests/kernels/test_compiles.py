@@ -25,8 +25,12 @@ OUTCOME = (
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """All kernels, shape classes, number formats and targets."""
-    return aot.compile_all()
+    """All kernels, shape classes, number formats and targets. The oldest Triton compiles these for the GPUs that it is
+    tuned for, and for the others in the format that is used: what compiles otherwise there, a newer one is asked."""
+    if not triton.__version__.startswith("3.6."):
+        return aot.compile_all()
+    others = tuple(target for target in aot.TARGETS if target != 90)
+    return aot.compile_all(targets=(90,)) + aot.compile_all(targets=others, dtypes=("bf16",))
 
 
 def name(row: dict[str, Any]) -> str:
@@ -147,12 +151,14 @@ def test_the_committed_table_is_of_these_kernels(rows: list[dict[str, Any]]) -> 
     assert committed
     mine = {aot.key(r): r for r in rows}
     assert len(mine) == len(rows), "a row's key is its own"
+    compiled = {(r["target"], r["dtype"]) for r in rows}
     for version, table in committed.items():
-        theirs = {aot.key(r): r for r in table}
-        assert len(theirs) == len(table)
-        assert theirs.keys() == mine.keys(), version
+        assert len({aot.key(r) for r in table}) == len(table)
+        assert {aot.key(r) for r in table if (r["target"], r["dtype"]) in compiled} == mine.keys(), version
     this = f"triton-{'.'.join(triton.__version__.split('.')[:2])}"
     for row in committed.get(this, ()):
+        if (row["target"], row["dtype"]) not in compiled:
+            continue
         now = mine[aot.key(row)]
         changed = {column: (row[column], now.get(column)) for column in OUTCOME if row[column] != now.get(column)}
         assert not changed, f"{name(row)}: {changed}"

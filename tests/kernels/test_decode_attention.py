@@ -157,6 +157,8 @@ def check(
         limit = 1.5 * allowed + harness.ulp(dtype, largest)
         if error <= limit:
             return
+        if error > harness.FAR * limit:
+            break
     raise AssertionError(f"error {error:.3g}, PyTorch's {allowed:.3g}, so at most {limit:.3g}, over {draws} draws")
 
 
@@ -198,7 +200,8 @@ def test_any_number_of_splits(call: Call, splits: int, device: str, monkeypatch:
     merges = ("decode_attention_merge",) if splits > 1 else ()
     with harness.launching("decode_attention_split", *merges):
         check(call, torch.float32, device)
-        check(call, torch.bfloat16, device)
+        if splits in (1, 5):
+            check(call, torch.bfloat16, device)
 
 
 def test_splits_are_cut_from_each_length(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +227,7 @@ def test_splits_are_cut_from_each_length(device: str, monkeypatch: pytest.Monkey
 
 @each_dtype
 @pytest.mark.parametrize(
-    "call", [replace(SPLIT_CALLS[0], lengths=(70, 0)), replace(SPLIT_CALLS[1], lengths=(60,))], ids=str
+    "call", [replace(SPLIT_CALLS[0], lengths=(70, 0), heads=(2, 1)), replace(SPLIT_CALLS[1], lengths=(60,))], ids=str
 )
 def test_it_is_repeatable(call: Call, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(5, kernel, monkeypatch)
@@ -489,14 +492,14 @@ def test_a_step_of_a_model_is_the_same_at_every_position(position: Any, device: 
     """What PyTorch is told to do in one step is recorded, and done again for the next tokens: the cache itself knows
     how far it is, as it must where a CUDA graph repeats a step."""
     torch.manual_seed(0)
-    fields = {"norm": "rmsnorm", "n_kv_head": 2} if position == "rope" else {}
-    config = GPTConfig(64, 32, n_layer=2, n_head=4, d_model=64, position=position, init_std=0.2, **fields)
+    fields = {"norm": "rmsnorm", "n_kv_head": 1} if position == "rope" else {}
+    config = GPTConfig(64, 32, n_layer=2, n_head=2, d_model=32, position=position, init_std=0.2, **fields)
     model = GPT(config).to(device).eval()
-    ids = torch.randint(64, (3, 24), device=device)
+    ids = torch.randint(64, (2, 24), device=device)
     with torch.no_grad(), ops.use_kernels("torch", decode_attention="fused"):
         want = model(ids)
         for chunk in (1, 3):
-            cache = model.new_cache(3)
+            cache = model.new_cache(2)
             model(ids[:, :18], cache=cache)  # too many for the kernel
             with harness.launching("decode_attention_split"):
                 got = [model(ids[:, 18 : 18 + chunk], cache=cache)]
@@ -505,10 +508,10 @@ def test_a_step_of_a_model_is_the_same_at_every_position(position: Any, device: 
             for at in range(18 + chunk, 24, chunk):
                 got.append(step(ids[:, at : at + chunk]))
             torch.testing.assert_close(torch.cat(got, 1), want[:, 18:], atol=1e-5, rtol=1e-5)
-            assert cache.lengths.tolist() == [24] * 3
+            assert cache.lengths.tolist() == [24] * 2
         cache.truncate(20)
-        cache.select(torch.tensor([2, 0], device=device))
-        torch.testing.assert_close(model(ids[[2, 0], 20:22], cache=cache), want[[2, 0], 20:22], atol=1e-5, rtol=1e-5)
+        cache.select(torch.tensor([1, 0], device=device))
+        torch.testing.assert_close(model(ids[[1, 0], 20:22], cache=cache), want[[1, 0], 20:22], atol=1e-5, rtol=1e-5)
         with pytest.raises(ConfigError, match="room for 32 tokens, not 33"):
             cache.places(11)
 
@@ -591,10 +594,12 @@ def is_caught(module: ModuleType) -> bool:
     return False
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
     assert is_caught(planted(*PLANTS[plant], tmp_path))
 
 
+@pytest.mark.once
 def test_planting_as_such_breaks_nothing(tmp_path: Path) -> None:
     assert not is_caught(planted("from . import library", "from . import library  # the same", tmp_path))

@@ -32,6 +32,7 @@ from .operations import (
 )
 
 DEVICE = "cpu" if interpreter.is_on() else "cuda"
+pytestmark = pytest.mark.once  # it is the harness that is tested, and not what runs the kernels
 
 
 def with_cases(*names: str) -> Operation:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import hornbook as hb
 import pytest
 import torch
 import torch.nn.functional as F
+from hornbook import ops
 from hornbook.cache import KVCache
 from hornbook.errors import ConfigError
 from hornbook.files import read_tensors
+from hornbook.ops import use_kernels
 from hornbook.positions import alibi_slopes
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SMALL: dict[str, Any] = {"vocab_size": 31, "context_length": 24, "n_layer": 2, "n_head": 4, "d_model": 32}
 LLAMA: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "activation": "swiglu", "bias": False}
@@ -385,6 +389,47 @@ def test_how_far_a_window_lets_see() -> None:
     with torch.no_grad():
         changed = (model(ids) != model(other)).any(-1)[0]
     assert changed.tolist() == [4 <= t <= 4 + 2 * 2 for t in range(12)]
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" not in os.environ, reason="without a GPU, kernels need the interpreter")
+def test_documents_are_looked_for_once() -> None:
+    """By one sort for all layers, and on the way back not again; loss and gradients are the same bits as if each layer
+    did it."""
+
+    class Sorts(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += function._schema.name == "aten::sort"
+            return function(*args, **(kwargs or {}))
+
+    model = build(n_layer=2, d_model=16, n_head=1)
+    ids, documents = some_ids(model, 2, 7), torch.tensor([[0] * 5 + [1] * 2, [3, 4, 3, 4, 4, 3, 4]])
+
+    def run() -> tuple[int, list[Tensor]]:
+        with Sorts() as sorts:
+            loss = model(ids, ids, document_ids=documents)
+            grads = torch.autograd.grad(loss, list(model.parameters()))
+        return sorts.count, [loss.detach(), *grads]
+
+    graphs: list[str] = []
+    with use_kernels(attention="fused"):
+        count, shared = run()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ops, "documents", lambda ids: ids)
+            each, alone = run()
+        compiled = torch.compile(
+            model, fullgraph=True, backend=lambda graph, inputs: graphs.append(graph.code) or graph
+        )
+        with torch.no_grad():
+            assert torch.equal(compiled(ids, ids, document_ids=documents), shared[0])
+    assert (count, each, graphs[0].count(".sort(")) == (1, 2, 1)
+    assert all(map(torch.equal, shared, alone))
+    with use_kernels(attention="torch"):
+        count, other = run()
+    assert count == 0
+    for a, b in zip(shared, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("position", ["rope", "alibi", "none"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable
@@ -58,6 +59,12 @@ X, ROW, IDS = torch.zeros(2, 4), torch.zeros(2), torch.zeros(2, dtype=torch.int6
             "document_ids holds int64 .* not float32",
         ),
         (lambda: ops.attention(Q[0], Q[0], Q[0], document_ids=IDS, cu_seqlens=IDS), "give one of them"),
+        (lambda: ops.documents(IDS), r"document_ids is \(B, T\), of int64 or int32 numbers, not \(2,\) of int64"),
+        (lambda: ops.documents(X), r"document_ids is \(B, T\), of int64 or int32 .* of float32"),
+        (
+            lambda: ops.attention(Q, Q, Q, document_ids=ops.documents(IDS[None].repeat(2, 1))),
+            r"document_ids has shape \(2, 2\), but \(1, 2\) is needed",
+        ),
         (lambda: ops.attention(Q, Q, Q, cu_seqlens=IDS), r"with cu_seqlens q is \(total, H, D\)"),
         (
             lambda: ops.attention(Q[0], Q[0], Q[0], cu_seqlens=IDS),
@@ -142,3 +149,66 @@ def test_the_share_of_a_target_is_not_rounded() -> None:
             for how in ("mean", "sum")
         )
     assert abs(float(700 * (mean * total).sum() / (total * total).sum()) - 1) < 3e-4
+
+
+# Lists and numbers in place of tensors: each argument of each operation that is one.
+
+ROWS = [[0.0, 1.0], [1.0, 0.0]]
+CACHED = torch.zeros(1, 4, 2, 16)
+LENGTHS = torch.ones(1, dtype=torch.int32)
+GIVEN: dict[str, tuple[Any, ...]] = {
+    "add_norm": (X, X),
+    "attention": (Q, Q, Q),
+    "cross_entropy": (X, IDS),
+    "decode_attention": (Q, CACHED, CACHED, LENGTHS),
+    "documents": (IDS[None],),
+    "gelu": (X,),
+    "layer_norm": (X,),
+    "linear_cross_entropy": (X, X, IDS),
+    "relu2": (X,),
+    "rms_norm": (X,),
+    "rope": (Q, torch.ones(2, 8), torch.ones(2, 8)),
+    "sample_logits": (X, ROW),
+    "softmax": (X,),
+    "swiglu": (X, X),
+}
+OTHERS = {
+    "attention": ("alibi_slopes", "document_ids"),
+    "decode_attention": ("block_table", "alibi_slopes"),
+    "gelu": ("bias",),
+    "layer_norm": ("weight", "bias"),
+    "rope": ("positions",),
+}
+
+
+def test_every_operation_is_asked() -> None:
+    assert set(GIVEN) == {*ops.OPERATIONS, "documents"}
+
+
+@each_implementation
+@pytest.mark.parametrize("op", GIVEN)
+def test_what_is_no_tensor_is_named(op: str, implementation: str) -> None:
+    function = getattr(ops, op)
+    names = list(inspect.signature(function).parameters)
+    with use_kernels(implementation), torch.no_grad():
+        function(*GIVEN[op])
+        for value in (ROWS, 2.5, (1, 2)):
+            for at in range(len(GIVEN[op])):
+                with pytest.raises(ConfigError, match=rf"^{op}: {names[at]} is a tensor, not {type(value).__name__};"):
+                    function(*GIVEN[op][:at], value, *GIVEN[op][at + 1 :])
+            for name in OTHERS.get(op, ()):
+                with pytest.raises(ConfigError, match=rf"^{op}: {name} is a tensor, not {type(value).__name__};"):
+                    function(*GIVEN[op], **{name: value})
+        with pytest.raises(ConfigError, match=rf"^{op}: {names[0]} is a tensor, not NoneType;"):
+            function(None, *GIVEN[op][1:])
+        with pytest.raises(ConfigError, match="cu_seqlens is a tensor, not list"):
+            ops.attention(Q[0], Q[0], Q[0], cu_seqlens=[0, 2])  # type: ignore[arg-type]
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'approx'"):
+        ops.gelu(X, approx="tanh")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        ops.cross_entropy(X)  # type: ignore[call-arg]
+    assert ops.gelu.__doc__ is None
+    assert ops.documents.__name__ == "documents"

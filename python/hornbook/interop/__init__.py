@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .. import checkpoint
 from .. import tokenizer as tokenizer_
 from ..errors import CheckpointError, ConfigError, TokenizerError
-from ..files import read_json, write_json, write_tensors
+from ..files import check_sums, read_json, write_json, write_tensors
 from ..model import GPT
 from . import gpt2, huggingface, llama
 
@@ -44,6 +44,7 @@ def load(path: str | Path) -> tuple[GPT, TokenizerLike | None]:
         path = newest
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path}: no config.json here, so this is neither a run nor a model directory")
+    check_sums(path)
     kind = read_json(path / "config.json").get("model_type")
     if kind == "hornbook":
         model = GPT.from_pretrained(path)

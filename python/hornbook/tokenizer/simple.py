@@ -181,7 +181,7 @@ class _Table:
 
     @property
     def eot_id(self) -> int | None:
-        """The id of <|endoftext|>, or None."""
+        """The id of ``<|endoftext|>``, or None."""
         return self.special_tokens.get(EOT)
 
     @property

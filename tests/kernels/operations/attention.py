@@ -25,6 +25,12 @@ def packed(total: int, H: int, H_kv: int, D: int, parts: int, **options: object)
     return Case(shapes, options)
 
 
+def with_everything(B: int, T: int) -> Case:
+    """All options at a time."""
+    case = heads(B, T, T, 2, 1, 24, window=9, softcap=2.0, return_lse=True)
+    return also(case, document_ids=Ids((B, T), 3, ascending=True), alibi_slopes=(2,))
+
+
 MASKS = [
     # A window of one key, of less than a block, of more, and of more than there are keys.
     *(heads(1, 130, 130, 2, 1, 32, window=w, causal=c) for w in (1, 20, 100, 500) for c in (True, False)),
@@ -95,9 +101,6 @@ ATTENTION_MASKED = replace(
     ATTENTION,
     cases=[],
     empty=[heads(1, 5, 0, 2, 1, 16, window=2, softcap=1.0), packed(0, 2, 1, 16, 3)],
-    typical=also(
-        heads(2, 24, 24, 2, 1, 24, window=9, softcap=2.0, return_lse=True),
-        document_ids=Ids((2, 24), 3, ascending=True), alibi_slopes=(2,),
-    ),
-)  # fmt: skip
+    typical=with_everything(2, 24),
+)
 """with all options at a time, for the checks that are not about numbers"""
