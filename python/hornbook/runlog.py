@@ -44,8 +44,11 @@ class RunLog:
 
     def draw(self, path: Path, *, scale: float = 1.0, marks: dict[str, float] | None = None) -> None:
         """The loss curve; ``scale`` turns a batch's loss (nats a token) into bits per byte."""
-        train = [(e["step"], e["loss"] * scale) for e in self.entries if e.get("phase", "text") == "text"]
-        plots.loss_curve(path, _thinned(train), self.column("heldout_bits_per_byte"), marks)
+        plots.loss_curve(path, _thinned(self.losses(scale)), self.column("heldout_bits_per_byte"), marks)
+
+    def losses(self, scale: float = 1.0) -> list[tuple[int, float]]:
+        """(step, loss) of the training batches of text."""
+        return [(e["step"], e["loss"] * scale) for e in self.entries if e.get("phase", "text") == "text"]
 
 
 def _thinned(points: list[tuple[int, float]], most: int = 400) -> list[tuple[int, float]]:
@@ -123,12 +126,35 @@ class Progress:
 
     def measured(self, step: int, bits: float) -> None:
         """The model costs ``bits`` a byte on held-out text: a line that stays, with a bar of that length."""
-        bar = "" if math.isnan(bits) else "█" * max(1, round(20 * min(bits, 3)))
+        bar = "" if math.isnan(bits) or not _writes("█") else "█" * max(1, round(20 * min(bits, 3)))
         words = f"step {step:5}  {bits:.3f} bits/byte held-out  {bar}"
         if self._bar is not None:
             self._bar.console.print(words, highlight=False)
         elif not self.quiet:
             print(words, file=sys.stderr, flush=True)
+
+    def ended(self, losses: list[tuple[int, float]], unit: str) -> None:
+        """The run is over: draw how the loss fell, as a curve on a terminal and in one line elsewhere."""
+        losses = losses[len(losses) // 50 :]  # the first are many times higher than all that matters later
+        if self.quiet or len(losses) < 2:
+            return
+        if self._bar is not None and _writes(plots.BARS + "┤"):
+            self._bar.stop()
+            width = max(20, min(60, self._bar.console.width - 20))
+            for line in plots.text_curve(losses, width=width, unit=unit):
+                self._bar.console.print(line, highlight=False, markup=False, style="cyan", soft_wrap=True)
+        else:
+            curve = plots.sparkline(losses, plain=not _writes(plots.BARS))
+            print(f"loss {losses[0][1]:.3f} {curve} {losses[-1][1]:.3f} {unit}", file=sys.stderr, flush=True)
+
+
+def _writes(text: str) -> bool:
+    """Whether stderr's encoding has these characters."""
+    try:
+        text.encode(getattr(sys.stderr, "encoding", None) or "utf-8")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def clock(seconds: float) -> str:

@@ -212,6 +212,8 @@ class Trainer:
                     self.save()
                 if interrupted() and not done:
                     raise KeyboardInterrupt
+            if self.log is not None:
+                progress.ended(self.log.losses(self._scale), "bits per byte")
         if self.log is not None:
             self.log.close()
         return last
@@ -219,8 +221,12 @@ class Trainer:
     def _draw(self) -> None:
         """loss.svg, in bits per byte."""
         if self.log is not None and self.out is not None:
-            scale = 1 / math.log(2) / max(self.bytes_per_token, 1e-9)
-            self.log.draw(self.out / "loss.svg", scale=scale, marks=self.marks)
+            self.log.draw(self.out / "loss.svg", scale=self._scale, marks=self.marks)
+
+    @property
+    def _scale(self) -> float:
+        """What turns a loss, in nats a token, into bits per byte."""
+        return 1 / math.log(2) / max(self.bytes_per_token, 1e-9)
 
     def evaluate(self, limit: int | None = None) -> float | None:
         """Bits per byte of ``limit`` tokens of held-out text (of all if None), or None if nothing was held out."""

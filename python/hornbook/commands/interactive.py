@@ -17,13 +17,15 @@ from .common import note
 Writer = Callable[..., Iterator[str]]
 
 PROMPT = "> "
-HELP = """Write the beginning of a text; an empty line begins a new document. Ctrl-C stops the writing. Settings:
-  /temperature 0.7   0 for the likeliest token each time, 1 for the model's own distribution
+HELP = """Write the beginning of a text; an empty line begins a new document. Ctrl-C stops
+the writing. Settings:
+  /temperature 0.7   0: always the likeliest token; 1: the model's distribution
   /top-k 40          draw from the k likeliest tokens only; 0 for all
-  /top-p 0.9         draw from the likeliest tokens whose probabilities sum to p; 1 for all
-  /min-p 0.05        leave out tokens less than min_p times as likely as the likeliest; 0 for none
+  /top-p 0.9         from the likeliest whose probabilities sum to p; 1 for all
+  /min-p 0.05        leave out tokens less than min_p times as likely as the
+                     likeliest; 0 for none
   /penalty 1.2       above 1 makes tokens that occurred less likely
-  /seed 1            the same seed writes the same text; none for another one each time
+  /seed 1            the same seed writes the same text; none: another each time
   /tokens 200        the most to write
   /show              the settings now
   /help              this

@@ -9,7 +9,8 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
-from .. import config, files
+from .. import config, corpora, files
+from ..documents import Files, exists
 from ..errors import ConfigError
 from ..prepare import SHARD_TOKENS, Steps, run
 from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
@@ -46,9 +47,6 @@ class Prepare:
     """begin anew, whatever is there"""
 
     def run(self) -> None:
-        from .. import corpora
-        from ..documents import Files, exists
-
         check_place(self.out, folder=True)
         texts: Any
         kept_back: Any = self.heldout

@@ -18,7 +18,6 @@ ENOUGH_MEMORY = 2 * 10**9
 ENOUGH_DISK = 10**8
 
 VARIABLES = {
-    "HORNBOOK_AUTOTUNE": "1 tunes kernels on this GPU instead of taking the table's choice",
     "HORNBOOK_CACHE": "the folder for downloads",
     "HORNBOOK_DATA": "a folder that is looked into before anything is downloaded",
     "HORNBOOK_DEBUG": "1 shows the traceback of a fault",
