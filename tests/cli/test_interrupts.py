@@ -131,7 +131,9 @@ def interrupt(long: Long, made: Path, out: Path, after: float, number: int) -> s
             return f"{where}: half done"
     except hb.HornbookError as error:
         return f"{where}: {error}"
-    left = [path.name for path in out.parent.iterdir() if path != out and not path.name.startswith(f".{out.name}.prepare")]
+    left = [
+        path.name for path in out.parent.iterdir() if path != out and not path.name.startswith(f".{out.name}.prepare")
+    ]
     return f"{where}: left behind: {left}" if left else None
 
 
