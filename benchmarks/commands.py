@@ -109,6 +109,25 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """Time how long ``hornbook --help`` and ``from hornbook import Tokenizer`` take, each in a process of its own.
+
+    The goals are half a second and a quarter, without loading torch. The last line of the output is JSON.
+    """
+
+    rounds: int = 5
+    """how often; the best counts"""
+    out: Path | None = None
+    """a file to write the JSON to"""
+
+    def run(self) -> None:
+        from .start import run
+
+        if bad := [row["name"] for row in run(self.rounds, self.out)["rows"] if row["loads"]]:
+            sys.exit(f"hornbook: what should be light is not: {', '.join(bad)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tokenizer:
     """Time the tokenizer against other libraries, which take turns with it in processes of their own.
 

@@ -84,9 +84,10 @@ def test_every_public_name_is_described() -> None:
 def test_every_environment_variable_is_described() -> None:
     page = set(re.findall(r"^\| `(HORNBOOK_\w+)`", (DOCS / "environment.md").read_text("utf-8"), re.MULTILINE))
     sources = [p for d in ("python", "kernels", "benchmarks", "rust/src") for p in (ROOT / d).rglob("*.[pr][ys]")]
-    read = {name for path in sources for name in re.findall(r"\bHORNBOOK_[A-Z_]+", path.read_text("utf-8"))}
+    named = {path: set(re.findall(r"\bHORNBOOK_[A-Z_]+", path.read_text("utf-8"))) for path in sources}
+    read = set().union(*(names for path, names in named.items() if "doctor" not in path.parts))  # it lists them
     assert len(sources) > 100
-    assert page == read
+    assert {"HORNBOOK_DATA", "HORNBOOK_KERNELS"} <= read <= page <= set().union(*named.values())
 
 
 def test_every_extra_is_described() -> None:

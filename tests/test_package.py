@@ -156,7 +156,7 @@ def test_wheel_says_what_it_is(wheel: Path):
 
 
 def test_wheel_and_sdist_are_small_and_say_where_they_run(wheel: Path, sdist: Path):
-    """The limits of a release, for a wheel that is not even optimised, and its tag: one for all CPythons here."""
+    """A release's limits, for a wheel that is not even optimised, and its tag: one for all CPythons of a system."""
     most = runpy.run_path(str(ROOT / ".github" / "check_distributions.py"))["MOST"]
     for file in (wheel, sdist):
         assert file.stat().st_size <= most[file.suffix], f"{file.name} has {file.stat().st_size:,} bytes"

@@ -15,7 +15,6 @@ import traceback
 from typing import Any, NoReturn
 
 from .commands import COMMANDS, find
-from .commands.options import parse
 from .errors import HornbookError, nearest
 
 ABOUT = {
@@ -26,7 +25,7 @@ ABOUT = {
     "train": "token shards → a trained model, resumable",
     "sample": "a trained model → text",
     "doctor": "what this machine can run, and why",
-    "bench": "how fast the tokenizer is, and on a CUDA GPU the kernels and a model: tokenizer, kernels, model",
+    "bench": "how fast the tokenizer is, and on a CUDA GPU the kernels and a model: tokenizer, start, kernels, model",
 }
 PLANNED = ("chat", "sft", "reward", "dpo", "ppo", "grpo", "eval", "import", "export", "serve", "explore")
 PLANNED += ("lesson",)
@@ -135,6 +134,8 @@ def _run(argv: list[str], signals: _Signals) -> None:
         if rest[0] not in where:
             _usage(f"hornbook {name}: {rest[0]!r} is no command of it{nearest(rest[0], where)}")
         name, where, rest = f"{name} {rest[0]}", where[rest[0]], rest[1:]
+    from .commands.options import parse  # brings tyro, most of the time that `hornbook --help` would take
+
     command = parse(find(where), rest, f"hornbook {name}")
     if command is not None:
         signals.working = True

@@ -75,7 +75,7 @@ def test_every_option_has_its_help(name: str, capsys) -> None:
     said = capsys.readouterr().out
     assert "--config FILE.toml" in " ".join(said.replace("│", " ").split())
     without = [f.name for f in dataclasses.fields(find(EVERY[name])) if f"--{f.name.replace('_', '-')}" not in said]
-    positional = {"name", "source", "text", "ids", "tokenizers", "model", "train"}
+    positional = {"name", "source", "text", "ids", "tokenizers", "model", "train", "steps"}
     assert set(without) <= positional, without
 
 

@@ -7,8 +7,10 @@ answer at once. Results go to stdout, all else to stderr.
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-from .options import Command
+if TYPE_CHECKING:
+    from .options import Command
 
 COMMANDS: dict[str, str | dict[str, str]] = {
     "demo": "hornbook.commands.demo:Demo",
@@ -33,6 +35,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "attention": "hornbook.benchmarks.commands:Attention",
         "kernels": "hornbook.benchmarks.commands:Kernels",
         "model": "hornbook.benchmarks.commands:Model",
+        "start": "hornbook.benchmarks.commands:Start",
         "tokenizer": "hornbook.benchmarks.commands:Tokenizer",
     },
 }

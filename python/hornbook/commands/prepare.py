@@ -9,10 +9,13 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
-from .. import config, files
+from .. import config, corpora, files
+from ..documents import Files, exists
 from ..errors import ConfigError
 from ..prepare import SHARD_TOKENS, Steps, run
-from .common import Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
+from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
+
+LEAST_HELDOUT = 4000  # bytes of a generated corpus: a few documents at least, however small its share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class Prepare:
     """
 
     source: Sources
-    """text, .jsonl or .parquet files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
+    """text, .jsonl, .parquet or .zip files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
     tokenizer: str
     """a folder, a file, or gpt2, cl100k_base, o200k_base"""
     out: Path
@@ -32,8 +35,9 @@ class Prepare:
     field: Field = "text"
     heldout: float = 0.05
     """the share of documents to keep for measuring; a corpus that has its own held-out part uses that"""
+    encoding: Encoding = None
     size: str | None = None
-    """of a generated corpus, such as 5MB"""
+    """of a corpus: as many of its first documents as so many bytes hold, such as 5MB"""
     seed: int = 0
     """of a generated corpus"""
     steps: OmitArgPrefixes[Steps] = dataclasses.field(default_factory=Steps)
@@ -45,24 +49,27 @@ class Prepare:
     """begin anew, whatever is there"""
 
     def run(self) -> None:
-        from .. import corpora
-        from ..documents import Files
-
         check_place(self.out, folder=True)
         texts: Any
         kept_back: Any = self.heldout
         total = about = None
-        if self.source == ["fables"] and not Path("fables").exists():
-            total = corpora.CORPORA["fables"].size if self.size is None else parse_size(self.size)
-            most = max(4000, round(total * self.heldout))
-            kept_back = [s.text for s in corpora.fables.generate(most, seed=self.seed, split="heldout")]
-            texts = (s.text for s in corpora.fables.generate(total, seed=self.seed))
-            about = f"fables, {total} bytes and {most} held out, seed {self.seed}"
+        corpus = None
+        if len(self.source) == 1 and not exists(self.source[0]):
+            corpus = corpora.CORPORA.get(self.source[0])
+        if corpus is not None and (corpus.splits or self.size is not None):
+            total = corpus.size if self.size is None else parse_size(self.size)
+            about = f"{corpus.name}, {total} bytes, seed {self.seed}"
+            texts = corpus.documents(total, seed=self.seed)
+            if "heldout" in corpus.splits and self.heldout:
+                most = max(LEAST_HELDOUT, round((total or 0) * self.heldout))
+                kept_back = list(corpus.documents(most, seed=self.seed, split="heldout"))
+                about += f", {most} held out"
         elif self.size is not None:
-            raise ConfigError("--size is for generated corpora; a file is read whole")
+            raise ConfigError("--size is for the corpora of `hornbook corpus list`; a file is read whole")
         else:
-            texts = opened(self.source, self.field)
-            about = None if isinstance(texts, Files) else ", ".join(self.source)
+            texts = opened(self.source, self.field, encoding=self.encoding)
+            if corpus is not None and not isinstance(texts, Files):
+                texts, total = corpus.name, corpus.measure()
         with meter() as progress:
 
             def tell(documents: int, done: int) -> None:

@@ -96,18 +96,21 @@ impl Input {
             }
         };
         let bytes = &self.buffer[..self.kept + read];
-        let valid = match std::str::from_utf8(bytes) {
-            Ok(valid) => valid,
-            Err(error) if read > 0 && error.error_len().is_none() => {
-                std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        let (valid, wrong) = match std::str::from_utf8(bytes) {
+            Ok(valid) => (valid, false),
+            Err(error) => {
+                let valid = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+                (valid, read == 0 || error.error_len().is_some())
             }
-            Err(error) => return Err(self.not_utf8(error.valid_up_to())),
         };
         if self.offset < NO_NUL as u64 {
             let first = NO_NUL - self.offset as usize;
             if let Some(at) = memchr(0, &valid.as_bytes()[..first.min(valid.len())]) {
-                return Err(self.binary(at, valid.as_bytes()));
+                return Err(self.binary(at, bytes));
             }
+        }
+        if wrong {
+            return Err(self.not_utf8(valid.len()));
         }
         text.push_str(valid);
         let (end, valid) = (bytes.len(), valid.len());
@@ -141,22 +144,27 @@ impl Input {
 
     fn not_utf8(&self, at: usize) -> Error {
         let (offset, byte) = (self.offset + at as u64, self.buffer[at]);
-        let known = if self.packed == Packed::No { recognized(&self.head) } else { None };
-        let hint = known.unwrap_or_else(|| {
+        let hint = self.known().unwrap_or_else(|| {
             "If it is text in another encoding, say which, as by `--encoding cp1252`".into()
         });
         self.error(format_args!("not UTF-8: byte 0x{byte:02x} at offset {offset}. {hint}"))
     }
 
-    /// What is UTF-8 and has a NUL at `at` of `bytes`, the first of it that are looked at.
+    /// What it is by its first bytes, if it is not packed.
+    fn known(&self) -> Option<String> {
+        if self.packed == Packed::No { recognized(&self.head) } else { None }
+    }
+
+    /// A file with a NUL at `at` of `bytes`, the first of it or nearly so.
     fn binary(&self, at: usize, bytes: &[u8]) -> Error {
         let zeros = |parity: usize| bytes.iter().skip(parity).step_by(2).filter(|&&byte| byte == 0).count();
         let half = bytes.len().div_ceil(4); // of the bytes at odd places, or even ones
-        let hint = match (zeros(0) > half, zeros(1) > half) {
-            (true, false) => "Every other byte is one, as in UTF-16: try `--encoding utf-16-be`",
-            (false, true) => "Every other byte is one, as in UTF-16: try `--encoding utf-16-le`",
-            _ => "Only text can be read",
-        };
+        let utf16 = |order| format!("Every other byte is one, as in UTF-16: try `--encoding utf-16-{order}`");
+        let hint = self.known().unwrap_or_else(|| match (zeros(0) > half, zeros(1) > half) {
+            (true, false) => utf16("be"),
+            (false, true) => utf16("le"),
+            _ => "Only text can be read".into(),
+        });
         self.error(format_args!("binary, not text: byte 0x00 at offset {}. {hint}", self.offset + at as u64))
     }
 }
