@@ -133,8 +133,10 @@ class Progress:
 
     def measured(self, step: int, bits: float) -> None:
         """The model costs ``bits`` a byte on held-out text: a line that stays, with a bar of that length."""
-        bar = "" if math.isnan(bits) or not _writes("█") else "█" * max(1, round(20 * min(bits, 3)))
-        words = f"step {step:5}  {bits:.3f} bits/byte held-out  {bar}"
+        words = f"step {step:5}  {bits:.3f} bits/byte held-out  "
+        room = 60 if self._bar is None else max(1, min(60, self._bar.console.width - len(words) - 1))
+        if not math.isnan(bits) and _writes("█"):
+            words += "█" * max(1, round(room / 3 * min(bits, 3)))
         if self._bar is not None:
             self._bar.console.print(words, highlight=False)
         elif not self.quiet:
@@ -147,7 +149,7 @@ class Progress:
             return
         if self._bar is not None and _writes(plots.BARS + "┤"):
             self._bar.stop()
-            width = max(20, min(60, self._bar.console.width - 20))
+            width = max(20, min(60, self._bar.console.width - 12 - len(unit)))
             for line in plots.text_curve(losses, width=width, unit=unit):
                 self._bar.console.print(line, highlight=False, markup=False, style="cyan", soft_wrap=True)
         else:

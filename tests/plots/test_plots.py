@@ -99,6 +99,7 @@ def test_a_line() -> None:
 def ended(monkeypatch, stream: io.TextIOWrapper) -> str:
     monkeypatch.setattr(sys, "stderr", stream)
     with Progress(100) as progress:
+        progress.measured(50, 9.0)
         progress.ended(FALL, "bits per byte")
     stream.flush()
     stream.seek(0)
@@ -109,19 +110,24 @@ def test_what_a_run_says_at_its_end(monkeypatch) -> None:
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "70")
 
     class Screen(io.TextIOWrapper):
         def isatty(self) -> bool:
             return True
 
     pipe = ended(monkeypatch, io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    measured, pipe = pipe.split("\n", 1)
+    assert measured == "step    50  9.000 bits/byte held-out  " + "█" * 60
     assert re.fullmatch(rf"loss 3\.910 [{BARS}]{{40}} 1\.000 bits per byte\n", pipe)
     ascii_ = ended(monkeypatch, io.TextIOWrapper(io.BytesIO(), "ascii"))
-    assert re.fullmatch(r"loss 3\.910 [@#*+=:.-]{40} 1\.000 bits per byte\n", ascii_)
+    assert re.fullmatch(r"step    50 .* held-out  \nloss 3\.910 [@#*+=:.-]{40} 1\.000 bits per byte\n", ascii_)
     screen = ended(monkeypatch, Screen(io.BytesIO(), "utf-8"))
     assert "\x1b[36m" in screen
     assert "┤" in screen
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen).splitlines()
+    assert max(len(line.strip("\r")) for line in lines) < 70, "nothing is broken into two lines"
+    assert any(line.endswith("█") and "held-out" in line for line in lines)
     monkeypatch.setenv("NO_COLOR", "1")
     screen = ended(monkeypatch, Screen(io.BytesIO(), "utf-8"))
     assert "\x1b[36m" not in screen
