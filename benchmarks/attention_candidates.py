@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import importlib
+import math
 import multiprocessing
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import attention_table, library
+from ..kernels import attention_call, attention_table, library
 from ..kernels.attention_table import Choice, Class
 from .attention_cases import ATTENTION, CHANNELS
 from .operations import Case
@@ -35,11 +36,14 @@ BACKWARD = ("separate", "ordered", "reduce")
 DIRECTIONS = ("forward", "backward", "reduce")
 HEAD_DIMS = (128, 64)
 """if no module says more"""
-# The plain kernels in other blocks than their own table's, which was made without a GPU, too.
-PLAIN = {
-    "plain": ((128, 64, 4, 2), (128, 64, 8, 3), (128, 32, 4, 3), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 4, 2)),
-    "separate": ((64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 3), (64, 128, 8, 2), (128, 64, 8, 2)),
-}
+# The plain kernels in other blocks than their own table's, which was made without a GPU, too: the one of the way forth,
+# and the ones of dK and dV, and of dQ, of which one at a time is in other blocks.
+PLAIN = ((128, 64, 4, 2), (128, 64, 8, 3), (128, 32, 4, 3), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 4, 2))
+OF_KEYS = ((64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 3), (64, 128, 8, 2), (128, 64, 8, 2))
+OF_QUERIES = (
+    (64, 64, 4, True, 2), (64, 64, 4, False, 2), (64, 64, 8, True, 2), (128, 64, 8, True, 2), (128, 64, 8, False, 2),
+    (128, 32, 8, True, 3),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,19 @@ def words(choice: Choice | None) -> str:
     """A name for a candidate."""
     if choice is None:
         return "as it is"
-    return f"{choice.variant} {choice.block_m}x{choice.block_n} w{choice.warps} s{choice.stages}"
+    name = f"{choice.variant} {choice.block_m}x{choice.block_n} w{choice.warps} s{choice.stages}"
+    if choice.dq is None:
+        return name
+    queries, keys, warps, apart, stages = choice.dq
+    return f"{name}, dQ {queries}x{keys} w{warps} s{stages}{' apart' if apart else ''}"
+
+
+def choice_of(values: Sequence[Any] | None) -> Choice | None:
+    """What a choice became in JSON."""
+    if values is None:
+        return None
+    *numbers, dq = values
+    return Choice(*numbers, None if dq is None else tuple(dq))
 
 
 def family() -> int:
@@ -72,7 +88,27 @@ def because(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}".rstrip(": ")
 
 
-def found() -> tuple[dict[tuple[str, int], list[Choice]], list[str]]:
+def separate(family: int, head_dim: int) -> tuple[list[Choice], list[Choice]]:
+    """The kernels of the way back in other blocks: of the one of dK and dV, and of the one of dQ, while the other stays
+    as it is."""
+    _, keys, queries = attention_call.blocks_of(family, head_dim)
+    unchanged = Choice("separate", keys.queries, keys.keys, keys.warps, keys.stages, tuple(queries))
+    of_keys = [Choice("separate", *block, unchanged.dq) for block in OF_KEYS]
+    of_queries = [unchanged._replace(dq=block) for block in OF_QUERIES]
+    return [c for c in of_keys if c != unchanged], [c for c in of_queries if c != unchanged]
+
+
+def together(cls: Class, ms: dict[Choice | None, float]) -> Choice | None:
+    """The fastest blocks of both kernels of the way back, each of which was timed beside the other one as it is; None
+    if they are not both faster than that."""
+    best: list[Choice] = []
+    for choices in separate(cls.family, cls.head_dim):
+        fast = [c for c in choices if ms.get(c, math.inf) < ms.get(None, math.inf)]
+        best += sorted(fast, key=lambda c: ms[c])[:1]
+    return best[0]._replace(dq=best[1].dq) if len(best) == 2 else None
+
+
+def found(family: int = STATIC_TARGET) -> tuple[dict[tuple[str, int], list[Choice]], list[str]]:
     """(direction, head_dim) → candidates, the plain kernels in other blocks among them; and which modules have none."""
     choices: dict[tuple[str, int], list[Choice]] = {}
     notes = []
@@ -87,10 +123,10 @@ def found() -> tuple[dict[tuple[str, int], list[Choice]], list[str]]:
                 for direction in directions(choice):
                     choices.setdefault((direction, head_dim), []).append(choice)
     for head_dim in dict.fromkeys((*HEAD_DIMS, *sorted({D for _, D in choices}))):
-        for variant, blocks in PLAIN.items():
-            for block in blocks:
-                for direction in directions(Choice(variant, *block)):
-                    choices.setdefault((direction, head_dim), []).append(Choice(variant, *block))
+        plain = [Choice("plain", *block) for block in PLAIN]
+        for choice in sum(separate(family, head_dim), plain):
+            for direction in directions(choice):
+                choices.setdefault((direction, head_dim), []).append(choice)
     return {key: list(dict.fromkeys(some)) for key, some in choices.items()}, notes
 
 

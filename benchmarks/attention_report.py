@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..kernels.attention_table import Choice
 from . import attention_goals, kernel_goals, report
+from .attention_candidates import words
 from .attention_peers import DECODE_NAMES, NAMES
 from .kernel_report import SAME, limits_line, title
 from .operations.attention import sizes
@@ -48,7 +50,7 @@ def variant(r: Row) -> str:
     chosen = r.get("variant")
     if not chosen:
         return "plain" if r["operation"] == "attention" else "–"
-    return f"{chosen['variant']} {chosen['block_m']}x{chosen['block_n']} w{chosen['warps']} s{chosen['stages']}"
+    return words(Choice(**chosen))
 
 
 def documents_against_one(rows: list[Row]) -> list[list[str]]:

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from ..kernels.attention_table import Choice
 from . import attention_candidates, kernels, report
 from .attention_candidates import Trial
 from .operations.attention import attention_error
@@ -164,7 +163,7 @@ def serve(lines: Iterable[str], say: Callable[[str], None], device: str = "cuda"
     """What such a process does. After an error of the GPU's, of which a process does not recover, it ends."""
     for line in lines:
         asked = json.loads(line)
-        choice = None if asked["choice"] is None else Choice(*asked["choice"])
+        choice = attention_candidates.choice_of(asked["choice"])
         result: dict[str, Any]
         try:
             result = tried(Trial(asked["direction"], asked["head_dim"], asked["causal"], choice), device)

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ TRIALS_SHARE, ROWS_SHARE = 0.5, 0.85
 
 def timed(
     cls: Class,
-    candidates: Sequence[Choice],
+    candidates: Sequence[Choice | None],
     measure: timing.Measure,
     limits: dict[str, Any],
     *,
@@ -47,7 +48,7 @@ def timed(
     shape: tuple[int, ...] | None = None,
     seconds: float = 1.0,
 ) -> dict[str, Any]:
-    """Time candidates that are right, and what runs without them, at a class's shape: a row, for JSON."""
+    """Time candidates that are right, among them None, what runs without a row, at a class's shape: a row, for JSON."""
     c = attention_candidates.case(cls, SHAPES[cls.long] if shape is None else shape, dtype)
     tensors = c.tensors(device)
     q, k, v = tensors
@@ -56,28 +57,33 @@ def timed(
     calls: dict[str, timing.Call] = {}
     by_name: dict[str, Choice | None] = {}
     failed: dict[str, str] = {}
-    for choice in (None, *candidates):
+
+    def add(choice: Choice | None) -> None:
         name = words(choice)
 
-        def call(choice: Choice | None = choice, y: Tensor | None = None) -> Any:
+        def call(y: Tensor | None = None) -> Any:
             with attention_candidates.forced(cls.direction, choice):
                 if y is None:
                     return attention_candidates.attend(cls.direction, cls.causal, q, k, v)
                 return torch.autograd.grad(y, tensors, dy, retain_graph=True)
 
         try:
-            if cls.direction != "forward":
-                y = call()
-                calls[name] = lambda call=call, y=y: call(y=y)
-            else:
-                calls[name] = call
-            measure(calls[name])
+            made = partial(call, call()) if cls.direction != "forward" else call
+            measure(made)
         except Exception as error:  # out of memory, or what happens only at this length
             failed[name] = report.because(error)
-            calls.pop(name, None)
         else:
-            by_name[name] = choice
+            calls[name], by_name[name] = made, choice
+
+    for choice in candidates:
+        add(choice)
     times = timing.round_robin(calls, measure, seconds=seconds) if calls else {}
+    both = attention_candidates.together(cls, {by_name[name]: t.median for name, t in times.items()})
+    if both is not None and words(both) not in by_name:
+        add(both)  # against what it is made of, and what runs without it
+        again = sorted(times, key=lambda name: times[name].median)[:1]
+        few = {name: calls[name] for name in dict.fromkeys((words(None), *again, words(both))) if name in calls}
+        times |= timing.round_robin(few, measure, seconds=seconds / 2)
     ordered = sorted(times, key=lambda name: times[name].median)
     rate = limits["matmul"][dtype]
     row: dict[str, Any] = {
@@ -94,24 +100,25 @@ def timed(
 
 
 def choose(ms: dict[str, float], candidates: dict[str, Choice | None]) -> Choice | None:
-    """The fastest, if it is enough faster than what runs without a row, or if that does not run at all."""
-    if not ms:
+    """The fastest, if it is enough faster than what runs without a row; nothing if that was not timed."""
+    if words(None) not in ms:
         return None
     best = min(ms, key=lambda name: ms[name])
-    plain = ms.get(words(None), math.inf)
-    return candidates[best] if plain >= GAIN * ms[best] else None
+    return candidates[best] if ms[words(None)] >= GAIN * ms[best] else None
 
 
 def table_row(cls: Class, choice: Choice) -> str:
     """A row of `attention_table.TABLE` as Python source."""
     key = f'Class("{cls.direction}", {cls.family}, {cls.head_dim}, {cls.causal}, {cls.long})'
-    value = f'Choice("{choice.variant}", {choice.block_m}, {choice.block_n}, {choice.warps}, {choice.stages})'
+    dq = "" if choice.dq is None else f", {tuple(choice.dq)}"
+    value = f'Choice("{choice.variant}", {choice.block_m}, {choice.block_n}, {choice.warps}, {choice.stages}{dq})'
     return f"    {key}: {value},"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of the table that were decided on, as Python source; empty without any."""
-    chosen = [table_row(Class(*r["class"]), Choice(*r["chosen"])) for r in rows if r["chosen"]]
+    found = [(Class(*r["class"]), attention_candidates.choice_of(r["chosen"])) for r in rows]
+    chosen = [table_row(cls, choice) for cls, choice in found if choice is not None]
     return "".join(line + "\n" for line in chosen)
 
 
@@ -124,7 +131,10 @@ def class_text(row: dict[str, Any]) -> str:
     """A class's candidates by time, as Markdown."""
     cls = Class(*row["class"])
     shape = "x".join(map(str, row["shape"]))
-    chosen = words(Choice(*row["chosen"])) if row["chosen"] else "no row: the plain kernels"
+    best = attention_candidates.choice_of(row["chosen"])
+    chosen = "no row: the plain kernels" if best is None else words(best)
+    if words(None) not in row["ms"]:
+        chosen = "no row, as what runs without one is not right or was not timed"
     text = f"\n## {class_words(cls)}\n\nAt {shape}; chosen: {chosen}.\n\n"
     text += report.table(
         ["candidate", "µs", "TFLOP/s", "share of G"],
@@ -194,13 +204,15 @@ def _run(
     began, limit = time.monotonic(), math.inf if minutes is None else 60 * minutes
     facts = report.machine()
     place = report.folder(out, facts["gpu"] or "cpu")
-    choices, notes = attention_candidates.found()
+    choices, notes = attention_candidates.found(family)
     result: dict[str, Any] = facts | {"benchmark": NAME, "minutes": minutes, "limits": limits, "notes": notes}
     result |= {"rows": [], "refused": {}, "left_out": []}
     print(limits_line(result), flush=True)
     todo = attention_candidates.classes(choices, family, quick)
     asked = dict.fromkeys(
-        Trial(c.direction, c.head_dim, c.causal, choice) for c in todo for choice in choices[c.direction, c.head_dim]
+        Trial(c.direction, c.head_dim, c.causal, choice)
+        for c in todo
+        for choice in (None, *choices[c.direction, c.head_dim])
     )
     outcomes = trials(list(asked), began + TRIALS_SHARE * limit)
     result["refused"] = {str(t): outcome["failed"] for t, outcome in outcomes.items() if "failed" in outcome}
@@ -211,7 +223,7 @@ def _run(
             continue
         good = [
             choice
-            for choice in choices[cls.direction, cls.head_dim]
+            for choice in (None, *choices[cls.direction, cls.head_dim])
             if "error" in outcomes.get(Trial(cls.direction, cls.head_dim, cls.causal, choice), {})
         ]
         try:

@@ -133,7 +133,7 @@ def fast() -> Calls:
     seen: set[tuple[str, str]] = set()
     for (direction, D), choices in sorted(attention_candidates.found()[0].items(), key=lambda item: item[0][1]):
         for choice in choices if D >= 64 else ():
-            if choice.variant in attention_candidates.PLAIN or (direction, choice.variant) in seen:
+            if choice.variant in ("plain", "separate") or (direction, choice.variant) in seen:
                 continue
             seen.add((direction, choice.variant))
 

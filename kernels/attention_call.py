@@ -136,10 +136,12 @@ class Call(NamedTuple):
     def blocks(self, number: int, choice: Choice | None = None) -> Blocks:
         """Of forward (0), the dK and dV kernel (1), the dQ kernel (2)."""
         if choice is not None:
+            if number == 2 and choice.dq is not None:
+                return Blocks(*choice.dq)
             return Blocks(choice.block_m, choice.block_n, choice.warps, True, choice.stages)
         narrow, scored = self.narrow or self.spans is not None, self.softcap > 0 or self.slopes is not None
         family = 0 if scored else library.family(self.q)  # what makes scores wants registers, too
-        return _blocks(family, self.q.shape[-1], self.q.element_size(), narrow)[number]
+        return blocks_of(family, self.q.shape[-1], self.q.element_size(), narrow)[number]
 
     def grid(self, length: int, block: int, heads: int) -> tuple[int, ...]:
         return (library.cdiv(length, block) * self.q.shape[0] * heads,)
@@ -159,7 +161,8 @@ def _constants(
 
 
 @cache
-def _blocks(family: int, D: int, size: int, narrow: bool) -> tuple[Blocks, ...]:
+def blocks_of(family: int, D: int, size: int = 2, narrow: bool = False) -> tuple[Blocks, ...]:
+    """What runs without a choice: of forward, the dK and dV kernel, the dQ kernel."""
     hopper: Table = (NARROW_HOPPER if narrow else HOPPER) if family == 90 else {}
     for table in (hopper, NARROW if narrow else {}, TABLE):
         fitting = {most: found for (most, bytes_), found in table.items() if most >= D and bytes_ == size}

@@ -25,6 +25,9 @@ before it chooses a layout; of (1, rows, 1, D) it takes the queries through regi
 from __future__ import annotations
 
 import math
+from contextvars import copy_context
+from functools import partial
+from typing import Any
 
 import torch
 import triton
@@ -216,6 +219,13 @@ def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
+def _with_scratch(*args: Any, **options: Any) -> None:
+    """A launch of a kernel that makes descriptors, for a context of its own: of each Triton knows one allocator, and
+    outside it may be somebody else's."""
+    triton.set_allocator(_scratch)
+    library.launch(*args, **options)
+
+
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice: Choice) -> tuple[Tensor, Tensor]:
     """softmax(q kᵀ · scale) v of every head, and the logarithm of each query's sum of exponentials.
 
@@ -238,13 +248,13 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice:
     o, log_sum = q.new_empty(q.shape), q.new_empty(B, H, T_q, dtype=torch.float32)
     block_q, block_kv = (1, 1, choice.block_m, block_d), (1, 1, choice.block_n, block_d)
     K, V = (library.descriptor(t.transpose(1, 2), block_kv) for t in (k, v))
-    Q, O = q, o
+    Q, O, launch = q, o, library.launch
     if choice.variant == "specialized":
-        triton.set_allocator(_scratch)
+        launch = partial(copy_context().run, _with_scratch)
     else:
         Q, O = (library.descriptor(t.transpose(1, 2), block_q) for t in (q, o))
     together = attention_schedule.fit(B * H, H // H_kv, T_k, D, q.element_size())
-    library.launch(
+    launch(
         attention_forward_pipelined, (library.cdiv(T_q, choice.block_m) * B * H,),
         Q, K, V, O, log_sum, *q.stride()[:3], T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),
         CAUSAL=causal, D=D, BLOCK_D=block_d, BLOCK_M=choice.block_m, BLOCK_N=choice.block_n, ORDER=choice.variant,

@@ -36,6 +36,8 @@ class Choice(NamedTuple):
     """keys a block"""
     warps: int
     stages: int = 2
+    dq: tuple[int, int, int, bool, int] | None = None
+    """of "separate": `attention_call.Blocks` of the dQ kernel, if they are not those of the dK and dV kernel"""
 
 
 class Class(NamedTuple):

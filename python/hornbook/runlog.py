@@ -59,18 +59,25 @@ def _thinned(points: list[tuple[int, float]], most: int = 400) -> list[tuple[int
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log.jsonl; a last line that was cut short by a kill is left out."""
+    """The entries of a log.jsonl; a last line that was cut short by a kill is left out.
+
+    Raises:
+        CheckpointError: naming the line that is no entry.
+    """
     if not path.is_file():
         return []
     entries = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or type(entry.get("step", 0)) is not int:
+                raise ValueError
+            entries.append(entry)
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise CheckpointError(
-                    f"{path}: line {number} is not JSON; move the file away to go on without it"
+                    f"{path}: line {number} is no entry of a log; move the file away to go on without it"
                 ) from None
     return entries
 

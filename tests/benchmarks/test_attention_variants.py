@@ -32,7 +32,8 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hornbook.kernels.attention_gluon", None)
     backward = types.SimpleNamespace(CANDIDATES={64: (ORDERED, REDUCE), 32: (ORDERED,)})
     monkeypatch.setitem(sys.modules, "hornbook.kernels.attention_single_pass", backward)
-    monkeypatch.setattr(attention_candidates, "PLAIN", {})
+    for name in ("PLAIN", "OF_KEYS", "OF_QUERIES"):
+        monkeypatch.setattr(attention_candidates, name, ())
     monkeypatch.setattr(attention_candidates, "HEAD_DIMS", (64,))
 
 
@@ -87,6 +88,72 @@ def test_the_plain_kernels_are_candidates_in_other_blocks() -> None:
         assert {c.variant for c in choices["backward", D]} >= {"separate"}
         for some in choices.values():
             assert len(set(some)) == len(some)
+
+
+def test_each_kernel_of_the_way_back_has_blocks_of_its_own() -> None:
+    """One is changed at a time; what is launched differs in that one; and the best of both are timed together."""
+    cls = Class("backward", 90, 64, True, True)
+    of_keys, of_queries = attention_candidates.separate(90, 64)
+    assert set(of_keys + of_queries) <= set(attention_candidates.found(90)[0]["backward", 64])
+
+    def launched(choice: Choice | None) -> dict[str, str]:
+        with library.recording(90) as recorded:
+            trial = Trial("backward", 64, True, choice)
+            attention_candidates.both_ways(trial, attention_candidates.case(trial, (1, 256, 2)), "cpu")
+        return {of.kernel.fn.__name__: f"{of.grid} {of.options} {of.arguments['BLOCK_M']}" for of in recorded[2:]}
+
+    before = launched(None)
+    assert set(before) == {"attention_backward_kv", "attention_backward_q"}
+    for choices, kernel in ((of_keys, "attention_backward_kv"), (of_queries, "attention_backward_q")):
+        assert choices
+        for choice in choices:
+            after = launched(choice)
+            assert {name for name in after if after[name] != before[name]} <= {kernel}
+        assert any(launched(choice) != before for choice in choices)
+    both = of_keys[1]._replace(dq=of_queries[2].dq)
+    ms = dict.fromkeys((*of_keys, *of_queries), 2.0) | {None: 1.0, GOOD: 0.1}
+    assert attention_candidates.together(cls, ms) is None
+    assert attention_candidates.together(cls, ms | {of_keys[1]: 0.9}) is None
+    ms |= {of_keys[1]: 0.9, of_queries[2]: 0.8, of_queries[3]: 0.9}
+    assert attention_candidates.together(cls, ms) == both
+    assert launched(both) == {
+        "attention_backward_kv": launched(of_keys[1])["attention_backward_kv"],
+        "attention_backward_q": launched(of_queries[2])["attention_backward_q"],
+    }
+    assert attention_candidates.choice_of(json.loads(json.dumps(both))) == both
+    assert "dQ" in words(both)
+    assert attention_candidates.choice_of(None) is None
+
+
+def test_the_best_of_both_kernels_are_timed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_keys, of_queries = attention_candidates.separate(90, 64)
+    both = of_keys[0]._replace(dq=of_queries[0].dq)
+    seconds = {None: 3.0, of_keys[0]: 2.0, of_queries[0]: 2.5, of_queries[1]: 4.0, both: 1.5}
+    ran: list[Choice | None] = []
+
+    def attend(direction: str, causal: bool, *qkv: torch.Tensor) -> torch.Tensor:
+        ran.append(attention_table.find(direction, 90, 64, causal, 32))
+        return reference(*qkv, causal=causal)
+
+    grad = torch.autograd.grad
+
+    def seen(*given: Any, **how: Any) -> Any:
+        ran.append(attention_table.find("backward", 90, 64, True, 32))
+        return grad(*given, **how)
+
+    def clock(call: timing.Call) -> float:
+        call()
+        return 1000 * seconds[ran[-1]]
+
+    monkeypatch.setattr(attention_candidates, "attend", attend)
+    monkeypatch.setattr(torch.autograd, "grad", seen)
+    cls, candidates = Class("backward", 90, 64, True, True), (None, of_keys[0], of_queries[0], of_queries[1])
+    row = attention_variants.timed(cls, candidates, clock, LIMITS, device="cpu", dtype="fp32", shape=(1, 16, 1))
+    assert list(row["ms"])[:2] == [words(both), words(of_keys[0])]
+    assert attention_candidates.choice_of(row["chosen"]) == both
+    row = attention_variants.timed(cls, candidates[1:], clock, LIMITS, device="cpu", dtype="fp32", shape=(1, 16, 1))
+    assert row["chosen"] is None, "nothing that it could be better than"
+    assert "no row, as what runs without one is not right" in attention_variants.class_text(row)
 
 
 def test_classes(offered: None) -> None:
@@ -232,7 +299,7 @@ def test_no_trial_begins_too_late() -> None:
         ({None: math.nextafter(1.03, 0), GOOD: 1.0}, None),
         ({None: 1.0, GOOD: 2.0}, None),
         ({None: 2.0, GOOD: 1.5, FAST: 1.0}, FAST),
-        ({GOOD: 1.0}, GOOD),  # without it nothing runs
+        ({GOOD: 1.0}, None),  # faster than what?
         ({None: 1.0}, None),
         ({}, None),
     ],
@@ -242,7 +309,9 @@ def test_choosing(ms: dict[Any, float], chosen: Any) -> None:
     assert attention_variants.choose({words(c): t for c, t in ms.items()}, by_name) == chosen
 
 
-@pytest.mark.parametrize("choice", [GOOD, FAST, ORDERED, REDUCE, Choice("gluon", 128, 128, 4)])
+@pytest.mark.parametrize(
+    "choice", [GOOD, ORDERED, Choice("gluon", 128, 128, 4), Choice("separate", 64, 64, 4, 2, (64, 32, 4, True, 3))]
+)
 @pytest.mark.parametrize("cls", [Class("forward", 90, 64, True, False), Class("reduce", 120, 128, False, True)])
 def test_rows_are_source(cls: Class, choice: Choice) -> None:
     row = attention_variants.table_row(cls, choice)
@@ -328,7 +397,9 @@ def test_a_run_without_time(
 
     def few(todo: Any, until: float) -> Any:
         asked.append(until)
-        return {trial: {"error": 0.0} for trial in todo if trial.choice in (GOOD, ORDERED)}
+        forward = [trial.choice for trial in todo if trial.direction == "forward"]
+        assert forward[:2] == [None, GOOD], "what runs without a row is tried itself, and first"
+        return {trial: {"error": 0.0} for trial in todo if trial.choice in (None, GOOD, ORDERED)}
 
     result = run(dispatch, tmp_path, 1.0, few)
     assert asked == [30.0]

@@ -282,6 +282,26 @@ def test_the_same_command_finds_its_shards(lines: Path, tok: hb.Tokenizer, tmp_p
     assert made(heldout=0.1) != fourth
 
 
+@pytest.mark.parametrize("moment", ["taking up", "an option"])
+def test_an_early_end_loses_nothing(lines: Path, tok: hb.Tokenizer, tmp_path: Path, monkeypatch, moment: str) -> None:
+    """An end before anything was taken up again leaves what was there."""
+    monkeypatch.setattr(stream, "CHUNK_BYTES", 2000)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 30, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            prepare(lines, tok, tmp_path / "s", shard_tokens=2500)
+    left = (tmp_path / "s.partial" / "progress.json").read_bytes()
+    if moment == "taking up":
+        with monkeypatch.context() as patch:
+            patch.setattr(folder.files, "read_json", lambda path: (_ for _ in ()).throw(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                prepare(lines, tok, tmp_path / "s", shard_tokens=2500)
+    else:
+        with pytest.raises(hb.errors.HornbookError, match=r"num_threads.*the same command goes on there"):
+            prepare(lines, tok, tmp_path / "s", shard_tokens=2500, num_threads=0)
+    assert (tmp_path / "s.partial" / "progress.json").read_bytes() == left
+
+
 def test_another_command_does_not_go_on(lines: Path, tok: hb.Tokenizer, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(stream, "CHUNK_BYTES", 2000)
     with monkeypatch.context() as patch:

@@ -319,7 +319,7 @@ def test_pieces_of_a_head(D: int) -> None:
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("narrow", [True, False])
 def test_every_head_dim_has_blocks(D: int, family: int, size: int, narrow: bool) -> None:
-    blocks = attention_call._blocks(family, D, size, narrow)
+    blocks = attention_call.blocks_of(family, D, size, narrow)
     assert len(blocks) == 3
     assert all(n >= 16 and n & (n - 1) == 0 for of in blocks for n in (of.queries, of.keys))
 

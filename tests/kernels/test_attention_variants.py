@@ -3,12 +3,15 @@ and what a compiler makes of them."""
 
 from __future__ import annotations
 
+import contextvars
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+import triton
 from hornbook import native
 from hornbook.benchmarks import aot, sass
 from hornbook.kernels import attention_gluon, attention_pipelined, attention_schedule, interpreter, library
@@ -89,6 +92,39 @@ def test_what_is_refused() -> None:
     assert "interpreter" in (attention_gluon.refusal(q, k, v) or "")
     with pytest.raises(library.UnsupportedError, match="16 bytes"):
         attention_pipelined.forward(q[..., 1:33], k[..., :32], v[..., :32], 1.0, True, Choice("tma", 64, 32, 4))
+
+
+@on_a_cpu
+def test_whose_allocator_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a kernel starts that makes descriptors, PyTorch's memory; before and after, whatever it was, in any thread:
+    a thread begins without."""
+    from triton.runtime import _allocation
+
+    q, k, v = tensors(1, 8, 8, 1, 1, 16, torch.bfloat16)
+    seen: list[Any] = []
+    launch = library.launch
+
+    def noting(*args: Any, **options: Any) -> None:
+        seen.append(_allocation._allocator.get())
+        launch(*args, **options)
+
+    monkeypatch.setattr(library, "launch", noting)
+
+    def theirs(size: int, alignment: int, stream: int | None) -> Tensor:
+        raise AssertionError("nobody asked for it")
+
+    def run() -> None:
+        before = _allocation._allocator.get()
+        for variant in ("specialized", "tma"):
+            attention_pipelined.forward(q, k, v, 1.0, True, Choice(variant, 64, 32, 4))
+            assert _allocation._allocator.get() is before
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run).result()
+    contextvars.copy_context().run(lambda: (triton.set_allocator(theirs), run()))
+    ours = attention_pipelined._scratch
+    assert [found is ours for found in seen] == [True, False] * 2
+    assert seen[3] is theirs
 
 
 # The order of tiles
@@ -223,7 +259,6 @@ def test_the_machine_notices(mistake: Callable[[dict[str, Any]], None]) -> None:
 def test_they_compile_for_an_h100() -> None:
     """Without spills (Triton 3.6; newer ones may take a few bytes), with tensor cores, within shared memory; and beside
     the products are the exponentials, where the order allows it."""
-    import triton
 
     rows = sass.compile_all("--head-dims", "64,128")
     assert {row["variant"] for row in rows} == {*attention_pipelined.VARIANTS, *attention_gluon.VARIANTS}

@@ -173,7 +173,7 @@ def test_any_configuration(tmp_path_factory: pytest.TempPathFactory, c: hb.GPTCo
 
 
 @pytest.mark.slow
-@settings(max_examples=150, **HOW)
+@settings(max_examples=300, **HOW)
 @given(configs(), st.integers(0, 10), st.data())
 def test_many_configurations(tmp_path_factory: pytest.TempPathFactory, c: hb.GPTConfig, seed: int, data: Any) -> None:
     check(tmp_path_factory.mktemp("model"), c, seed, data)

@@ -15,6 +15,8 @@ from ..errors import ConfigError
 from ..prepare import SHARD_TOKENS, Steps, run
 from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
 
+LEAST_HELDOUT = 4000  # bytes of a generated corpus: a few documents at least, however small its share
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
@@ -25,17 +27,17 @@ class Prepare:
     """
 
     source: Sources
-    """text, .jsonl or .parquet files, packed as .gz, .zst or .zip or not, folders of them, or a corpus's name"""
+    """text, .jsonl, .parquet or .zip files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
     tokenizer: str
     """a folder, a file, or gpt2, cl100k_base, o200k_base"""
     out: Path
     """the folder to write the shards to; until they are whole it is called OUT.partial"""
     field: Field = "text"
-    encoding: Encoding = None
     heldout: float = 0.05
     """the share of documents to keep for measuring; a corpus that has its own held-out part uses that"""
+    encoding: Encoding = None
     size: str | None = None
-    """how much of a corpus to take, such as 5MB; a generated one has any size, and 5MB if not given"""
+    """of a corpus: as many of its first documents as so many bytes hold, such as 5MB"""
     seed: int = 0
     """of a generated corpus"""
     steps: OmitArgPrefixes[Steps] = dataclasses.field(default_factory=Steps)
@@ -51,21 +53,23 @@ class Prepare:
         texts: Any
         kept_back: Any = self.heldout
         total = about = None
-        known = len(self.source) == 1 and not exists(self.source[0])
-        corpus = corpora.CORPORA.get(self.source[0]) if known else None
-        if corpus is not None and corpus.file is None:
+        corpus = None
+        if len(self.source) == 1 and not exists(self.source[0]):
+            corpus = corpora.CORPORA.get(self.source[0])
+        if corpus is not None and (corpus.splits or self.size is not None):
             total = corpus.size if self.size is None else parse_size(self.size)
+            about = f"{corpus.name}, {total} bytes, seed {self.seed}"
             texts = corpus.documents(total, seed=self.seed)
-            about = f"{corpus.name}, {total or corpus.measure()} bytes, seed {self.seed}"
-            if corpus.splits and total is not None:
-                most = max(4000, round(total * self.heldout))
+            if "heldout" in corpus.splits and self.heldout:
+                most = max(LEAST_HELDOUT, round((total or 0) * self.heldout))
                 kept_back = list(corpus.documents(most, seed=self.seed, split="heldout"))
                 about += f", {most} held out"
         elif self.size is not None:
-            raise ConfigError("--size is for corpora of several documents; a file is read whole")
+            raise ConfigError("--size is for the corpora of `hornbook corpus list`; a file is read whole")
         else:
             texts = opened(self.source, self.field, encoding=self.encoding)
-            about = None if isinstance(texts, Files) else ", ".join(self.source)
+            if corpus is not None and not isinstance(texts, Files):
+                texts, total = corpus.name, corpus.measure()
         with meter() as progress:
 
             def tell(documents: int, done: int) -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .. import __version__, files
-from ..corpora import opened
+from ..corpora import CORPORA, opened
 from ..documents import Files
 from ..errors import ConfigError, DataError, HornbookError
 from ..shards import MOST_TOKENS, ShardWriter, damaged, digest_of, read_manifest, sha256
 from ..tokenizer import load as load_tokenizer
 from .duplicates import Seen
-from .stream import SPLITS, Encoded, Source, Taken, encoded, eot_of, say_if_nothing_is_held_out
+from .stream import SPLITS, ChangedError, Encoded, Source, Taken, encoded, eot_of, say_if_nothing_is_held_out
 from .text import Name, Steps
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def run(
         source = opened(paths) if paths and len(paths) == len(source) else source
     elif isinstance(source, str | Path):
         source = opened(source)
-        about = about if about is not None or isinstance(source, Files) else str(given)
+        if about is None and not isinstance(source, Files):
+            corpus = CORPORA[str(given)]
+            about = f"{given}, {corpus.measure() or corpus.size} bytes"
     share = heldout if isinstance(heldout, int | float) else None
     options = steps.described() | {"heldout": share if share is not None else "given", "shard_tokens": shard_tokens}
     parts = _identity(source, about), options["heldout"] if share is not None else _identity(heldout, about)
@@ -101,7 +103,9 @@ def run(
         kept = work.left_behind(error)
         if isinstance(error, OSError):
             raise DataError(f"{error.filename or work.place}: {error.strerror or error}; {kept}") from None
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, HornbookError) and work.started:  # not removed
+            error.args = (f"{error}; {kept}",)
+        elif isinstance(error, KeyboardInterrupt):
             log.warning("stopped; %s", kept)
         raise
     held = done["splits"]["heldout"]["documents"]
@@ -184,12 +188,19 @@ class Work:
             (self.place / name).unlink(missing_ok=True)
         files.put_directory(self.place, out)
 
+    @property
+    def started(self) -> bool:
+        """Whether there is something that the same command can go on from."""
+        there = any((self.place / name).exists() for name in (PROGRESS, MANIFEST))
+        return self._lock is not None and self.command is not None and there
+
     def left_behind(self, error: BaseException) -> str:
         """What is still there after an end that was not planned, and what to do. What nothing can go on from goes."""
         if self._lock is None:  # it was never ours
             return "nothing was written"
-        if self._saved is not None and not isinstance(error, HornbookError):
-            return f"the first {self._saved.documents:,} documents are in {self.place}: the same command goes on there"
+        if self.started and not isinstance(error, ChangedError):
+            done = f"the first {self._saved.documents:,} documents are" if self._saved else "what was done before is"
+            return f"{done} in {self.place}: the same command goes on there"
         shutil.rmtree(self.place, ignore_errors=True)
         return "nothing of it was kept"
 

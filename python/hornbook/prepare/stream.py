@@ -174,10 +174,14 @@ def _skip(texts: Iterator[tuple[Name | None, str]], taken: Taken) -> None:
     for _, text in itertools.islice(texts, taken.documents):
         crc, count = zlib.crc32(text.encode("utf-8", "surrogatepass"), crc), count + 1
     if (crc, count) != (taken.crc, taken.documents):
-        raise DataError(
+        raise ChangedError(
             f"the first {taken.documents} documents are not those that were read before the interruption; "
             "what was made of them is removed, and the same command begins anew"
         )
+
+
+class ChangedError(DataError):
+    """The source is not the one of the shards to go on with."""
 
 
 def _chunks(texts: Iterator[tuple[Name | None, str]]) -> Iterator[list[Document]]:
