@@ -19,7 +19,6 @@ is told to keep what is read the first time, and not to keep what is read or wri
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
