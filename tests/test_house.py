@@ -21,13 +21,13 @@ PACKAGE = ROOT / "python" / "hornbook"
 
 # A room imports only from rooms to its left and from the lines above it. `benchmarks` comes after what it measures.
 ORDER = """
-    errors config files device plots _core documents kernels reference checks native composed
+    errors config files machine device plots _core unpack documents kernels reference checks native composed
     ops
     tokenizer
     corpora
-    cache model_config model
+    positions cache model_config model
     lora chat
-    shards data
+    shards prepare data
     sample
     evaluate ngram
     optim checkpoint distributed runlog

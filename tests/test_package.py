@@ -5,6 +5,8 @@ from __future__ import annotations
 import email
 import importlib.util
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -147,10 +149,31 @@ def test_wheel_says_what_it_is(wheel: Path):
 
     requirements = metadata.get_all("Requires-Dist")
     needed = {text.split(">")[0] for text in requirements if "extra ==" not in text}
-    assert needed == {"torch", "numpy", "triton", "safetensors", "tyro", "rich", "matplotlib"}
+    assert needed == {"torch", "numpy", "triton", "safetensors", "tyro", "rich", "matplotlib", "httpx"}
     assert "torch>=2.11" in requirements
     assert [text for text in requirements if text.startswith("triton")] == ["triton>=3.6 ; platform_system == 'Linux'"]
-    assert set(metadata.get_all("Provides-Extra")) == {"data", "test", "serve", "lessons", "peers", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "data",
+        "bible",
+        "test",
+        "serve",
+        "docs",
+        "lessons",
+        "peers",
+        "dev",
+    }
+
+
+def test_wheel_and_sdist_are_small_and_say_where_they_run(wheel: Path, sdist: Path):
+    """A release's limits, for a wheel that is not even optimised, and its tag: one for all CPythons of a system."""
+    most = runpy.run_path(str(ROOT / ".github" / "check_distributions.py"))["MOST"]
+    for file in (wheel, sdist):
+        assert file.stat().st_size <= most[file.suffix], f"{file.name} has {file.stat().st_size:,} bytes"
+    assert sdist.name == f"hornbook-{version()}.tar.gz"
+    start, platform = wheel.name.rsplit("-", 1)
+    assert start == f"hornbook-{version()}-cp311-abi3"
+    system = {"linux": r"(manylinux_\d+_\d+|linux)_", "darwin": r"macosx_\d+_\d+_", "win32": r"win_"}[sys.platform]
+    assert re.match(system, platform), platform
 
 
 def test_wheel_and_sdist_carry_no_waste(wheel: Path, sdist: Path):

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+from .pages import ROOT, blocks, run_python, shell
 
-
-def blocks(language: str) -> list[str]:
-    return [code for kind, code in BLOCK.findall(README.read_text(encoding="utf-8")) if kind == language]
-
-
-def shell(line: str, folder: Path) -> str:
-    """What a command line prints, run as a user would; ``hornbook`` is the one of this environment."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "COLUMNS": "110", "NO_COLOR": "1"}
-    done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+README = ROOT / "README.md"
 
 
 def masked(text: str) -> list[str]:
@@ -37,9 +22,7 @@ def masked(text: str) -> list[str]:
 
 def test_python_blocks(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for code in blocks("python"):
-        exec(compile(code, str(README), "exec"), names)
+    run_python(README)
     assert capsys.readouterr().out.strip(), "the examples print something"
 
 
@@ -57,7 +40,7 @@ def test_one_screen_and_no_lost_links() -> None:
 def test_shell_lines(tmp_path: Path) -> None:
     """Use it, and then, on the shards that this leaves, swap the kernels."""
     for word in ("hornbook corpus write", "hornbook doctor"):
-        (lines,) = (b for b in blocks("bash") if word in b)
+        (lines,) = (b for b in blocks(README, "bash") if word in b)
         shell("set -e; " + lines, tmp_path).splitlines()
     assert (tmp_path / "runs/mine/loss.svg").exists()
     assert (tmp_path / "runs/fused/loss.svg").exists()
@@ -79,10 +62,10 @@ def test_benchmarks_without_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_demo(tmp_path: Path) -> None:
     """The README's demo, as it stands: two minutes of training, what it prints, what it leaves and what it reaches."""
-    first = blocks("bash")[0]
+    first = blocks(README, "bash")[0]
     assert first == "pip install . && hornbook demo\n"
     printed = masked(shell("hornbook demo", tmp_path))
-    (shown,) = (b for b in blocks("text") if "bits per byte" in b)
+    (shown,) = (b for b in blocks(README, "text") if "bits per byte" in b)
     stable = [line for line in masked(shown) if line.startswith(("1.", "2.", "3.", "4.", "5.", "#", "Of #", "Saved"))]
     assert len(stable) >= 9
     missing = [line for line in stable if line not in printed]

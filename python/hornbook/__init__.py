@@ -12,7 +12,6 @@ The names below are imported when they are first used, so that a tokenizer needs
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
@@ -53,7 +52,9 @@ __all__ = ["__version__", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("hornbook")
+        from importlib import metadata  # an eighth of what `import Tokenizer` would take
+
+        return metadata.version("hornbook")
     if name in _WHERE:
         value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
         globals()[name] = value

@@ -29,54 +29,91 @@ def from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:
         ConfigError: for a key that ``kind`` does not have, naming the nearest one it has, for a value
             whose type is not the field's, and for what ``kind`` itself refuses.
     """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{source}: expected a table of settings, found {type(values).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise ConfigError(f"{source}: {kind.__name__} has no setting {key!r}{nearest(key, fields)}")
-        default = fields[key].default
-        if type(default) in (int, float, str, bool) and not _fits(value, default):
-            raise ConfigError(
-                f"{source}: {key} should be of type {type(default).__name__} like {default!r}, but is {value!r}"
-            )
-        if isinstance(default, tuple) and isinstance(value, list):  # TOML and JSON know lists only
-            value = tuple(value)
-        checked[key] = value
+    checked = read_fields(kind, values, source)
     try:
         return kind(**checked)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
 
 
-def _fits(value: Any, default: Any) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return value is None or isinstance(value, type(default))
+def read_fields(
+    kind: type[Any], values: Mapping[str, Any], source: str, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The fields that ``values`` names, each as the type that ``kind`` declares for it.
+
+    Lists become tuples and texts paths where such are declared, as TOML and JSON know neither. A table becomes the
+    dataclass that is declared: the one in ``defaults`` (or the field's default) with what the table says changed.
+
+    Raises:
+        ConfigError: as for `from_dict`.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: expected a table of settings, found {type(values).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"{source}: {kind.__name__} has no setting {key!r}{nearest(key, fields)}")
+        hint, default = hints[key], (defaults or {}).get(key, fields[key].default)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            inside = f"{source} [{key}]"
+            try:
+                start = hint() if default is dataclasses.MISSING else default
+                checked[key] = dataclasses.replace(start, **read_fields(hint, value, inside))
+            except ConfigError as error:
+                raise error if str(error).startswith(inside) else ConfigError(f"{inside}: {error}") from None
+            continue
+        converted = _converted(value, hint)
+        if not _matches(converted, hint):
+            like = f" like {default!r}" if type(default) in (int, float, str, bool) else ""
+            raise ConfigError(f"{source}: {key} should be of type {_words(hint)}{like}, but is {value!r}")
+        checked[key] = converted
+    return checked
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """``value`` as the type that is declared, if it is only another way to write it."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return next((made for option in inner if _matches(made := _converted(value, option), option)), value)
+    if origin is tuple and isinstance(value, list):
+        several = [inner[0]] * len(value) if inner[-1:] == (Ellipsis,) else inner
+        return tuple(_converted(v, h) for v, h in zip(value, several, strict=False))
+    return Path(value) if hint is Path and isinstance(value, str) else value
 
 
 def check_types(config: Any) -> None:
-    """Raise ConfigError for a field whose value is not of the type that the dataclass declares."""
+    """Raise ConfigError for a field whose value is not of the type that the dataclass declares, or not a number."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
-        if not _matches(value, hint):
-            words = (
-                str(hint).replace("typing.", "") if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
-            )
-            raise ConfigError(f"{name} should be of type {words}, but is {value!r}")
+        if not _matches(value, hint) or (isinstance(value, float) and math.isnan(value)):
+            raise ConfigError(f"{name} should be of type {_words(hint)}, but is {value!r}")
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    return str(hint).replace("typing.", "") if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
 
 
 def _matches(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin is typing.Literal:
-        return value in inner
+        return any(value == choice and type(value) is type(choice) for choice in inner)
     if origin in (typing.Union, types.UnionType):
         return any(_matches(value, option) for option in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        several = [inner[0]] * len(value) if inner[-1:] == (Ellipsis,) else inner
+        return len(value) == len(several) and all(map(_matches, value, several))
+    if origin is list:
+        return isinstance(value, list) and all(_matches(v, inner[0]) for v in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, origin or hint)
@@ -88,19 +125,29 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def to_toml(tables: Mapping[str, Any]) -> str:
-    """Dataclasses as the tables of a TOML file; a field that is None is left out."""
-    lines = []
-    for name, config in tables.items():
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {_toml(value)}" for key, value in to_dict(config).items() if value is not None]
+def to_toml(settings: Any) -> str:
+    """A dataclass, or a dictionary, as TOML; dataclasses inside become tables, and what is None is left out."""
+    given = (
+        settings
+        if isinstance(settings, Mapping)
+        else {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    )
+    tables = {name: value for name, value in given.items() if dataclasses.is_dataclass(value)}
+    lines = [
+        f"{key} = {_toml(_plain(value))}" for key, value in given.items() if value is not None and key not in tables
+    ]
+    if lines and tables:
         lines.append("")
-    return "\n".join(lines)
+    for name, table in tables.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in to_dict(table).items() if value is not None]
+        lines.append("")
+    return "\n".join(lines if tables else [*lines, ""])
 
 
 def _toml(value: Any) -> str:
@@ -122,5 +169,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not valid TOML: too deeply nested") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None

@@ -8,72 +8,72 @@ come to a document's end predicts it.
 from __future__ import annotations
 
 import itertools
-import logging
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import files
-from .corpora import documents
-from .documents import Files
-from .errors import ConfigError, DataError
-from .shards import Gathered, ShardWriter, Split, read_split
+from .errors import DataError
+from .prepare import SHARD_TOKENS, Source, Steps, encoded, eot_of, run, say_if_nothing_is_held_out
+from .shards import Gathered, Split, read_foreign, read_manifest, read_split
 from .tokenizer import load as load_tokenizer
 
 if TYPE_CHECKING:
     from .tokenizer import TokenizerLike
 
-Source = str | Path | Iterable[str] | Iterable[Path]
 Packing = Literal["auto", "documents", "stream"]
 
-SHARD_TOKENS = 100_000_000
-CHUNK_BYTES = 8 << 20  # of text that is encoded at a time
-
-log = logging.getLogger("hornbook")
+# What llm.c's scripts (..._val_000000.bin) and we (heldout-00000.bin) call what is not for training.
+_HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|heldout|test)(?![a-z])")
 
 
 class TokenData:
     """A corpus as token ids, in a part for training and a held-out part.
 
     Args:
-        directory: what `prepare` (or ``hornbook prepare``) wrote.
+        directory: what `prepare` (or ``hornbook prepare``) wrote; or a .bin file, or a folder of them, of the kind that
+            llm.c's scripts write. Of such a folder the files with "val" in their names are held out.
+        tokenizer: of shards that llm.c's scripts wrote, if no tokenizer.json lies beside them.
+        verify: read every byte and hold it against the SHA-256 in the manifest. Without it sizes, bounds and the
+            manifest itself are checked, and ids when they are read, but not whether an id was changed into another.
 
     Attributes:
         train, heldout: the two `Split` s.
         tokenizer: what made the ids.
         eot_id: the token before every document.
+        directory: where the shards lie; None if the ids are in memory only.
+
+    Raises:
+        DataError: for what is missing or damaged, and for a tokenizer that did not make these ids.
     """
 
     train: Split
     heldout: Split
+    directory: Path | None = None
 
-    def __init__(self, directory: str | Path) -> None:
-        directory = Path(directory)
+    def __init__(self, directory: str | Path, *, tokenizer: TokenizerLike | None = None, verify: bool = False) -> None:
+        self.directory = directory = Path(directory)
         if not (directory / "manifest.json").is_file():
-            raise DataError(
-                f"{directory}: no token shards here (no manifest.json); "
-                f"make them with: hornbook prepare TEXT --tokenizer TOKENIZER --out {directory}"
-            )
-        manifest = files.read_json(directory / "manifest.json")
-        if manifest.get("format") != 1:
-            raise DataError(f"{directory}: shards of format {manifest.get('format')!r}; this version reads format 1")
+            self._read_foreign(directory, tokenizer)
+            return
+        manifest = read_manifest(directory)
         self.tokenizer = load_tokenizer(directory)
-        if missing := {"tokenizer", "splits"} - manifest.keys():
-            raise DataError(f"{directory}: manifest.json lacks {missing.pop()!r}; prepare the shards again")
-        if self.tokenizer.hash != manifest["tokenizer"]:
-            raise DataError(f"{directory}: tokenizer.json is not the one that made these shards; prepare them again")
-        size, splits = self.tokenizer.vocab_size, manifest["splits"]
-        self.train, self.heldout = (read_split(directory, splits[name], size) for name in ("train", "heldout"))
+        if manifest["tokenizer"] != self.tokenizer.hash or (tokenizer and tokenizer.hash != self.tokenizer.hash):
+            which = "tokenizer.json" if manifest["tokenizer"] != self.tokenizer.hash else "the tokenizer given"
+            raise DataError(f"{directory}: {which} is not the one that made these shards; prepare them again")
+        size, eot = self.tokenizer.vocab_size, self.eot_id
+        self.train, self.heldout = (
+            read_split(directory, manifest, name, size, eot, verify=verify) for name in ("train", "heldout")
+        )
 
     @classmethod
     def from_text(cls, source: Source, tokenizer: TokenizerLike, *, heldout: float | Iterable[str] = 0.05) -> TokenData:
-        """Encode a corpus into memory.
+        """Encode a corpus into memory, as it is: nothing is cleaned, and duplicates stay.
 
         Args:
             source: a path or corpus name, paths, or an iterable of texts, each a document.
@@ -83,27 +83,36 @@ class TokenData:
         """
         self = cls.__new__(cls)
         self.tokenizer = tokenizer
-        memory: dict[str, Gathered] = {"train": Gathered(), "heldout": Gathered()}
-        _encode(
-            _assign(source, heldout),
-            tokenizer,
-            lambda split, ids, bounds, size: memory[split].add(ids, bounds, size),
-        )
+        memory = {"train": Gathered(), "heldout": Gathered()}
+        for splits, _ in encoded(source, tokenizer, heldout, Steps(dedup=False)):
+            for split in splits:
+                memory[split.name].add(split.ids, split.bounds, split.bytes)
         self.train, self.heldout = memory["train"].split(), memory["heldout"].split()
-        self._say_if_nothing_is_held_out(heldout)
+        say_if_nothing_is_held_out(heldout, self.train.documents, self.heldout.documents)
         return self
 
-    def _say_if_nothing_is_held_out(self, heldout: float | Iterable[str]) -> None:
-        if heldout and not self.heldout.documents:
-            log.warning(
-                "none of the %d documents was held out, so nothing will be measured on unseen text: "
-                "give more documents or a larger held-out share",
-                self.train.documents,
+    def _read_foreign(self, place: Path, tokenizer: TokenizerLike | None) -> None:
+        paths = [place] if place.suffix == ".bin" and place.is_file() else sorted(place.glob("*.bin"))
+        if not paths:
+            raise DataError(
+                f"{place}: no token shards here (no manifest.json, no .bin file); "
+                f"make them with: hornbook prepare TEXT --tokenizer TOKENIZER --out {place}"
             )
+        folder = place.parent if place.is_file() else place
+        if tokenizer is None and not (folder / "tokenizer.json").is_file():
+            raise DataError(
+                f"{place}: shards without a manifest, which do not say what tokenizer made them: put its "
+                "tokenizer.json beside them, or give it, such as tokenizer=Tokenizer.from_tiktoken('gpt2')"
+            )
+        self.tokenizer = load_tokenizer(folder) if tokenizer is None else tokenizer
+        size, eot, token_bytes = self.tokenizer.vocab_size, self.eot_id, self.token_bytes()
+        held = [path for path in paths if path != place and _HELD_OUT.search(path.stem.lower())]
+        train = [path for path in paths if path not in held]
+        self.train, self.heldout = (read_foreign(part, size, eot, token_bytes) for part in (train, held))
 
     @property
     def eot_id(self) -> int:
-        return _eot(self.tokenizer)
+        return eot_of(self.tokenizer)
 
     def token_bytes(self) -> NDArray[np.int64]:
         """(vocab_size,): how many bytes of text each token stands for; 0 for special tokens."""
@@ -117,51 +126,43 @@ def prepare(
     tokenizer: TokenizerLike,
     out: str | Path,
     *,
+    steps: Steps | None = None,
     heldout: float | Iterable[str] = 0.05,
     shard_tokens: int = SHARD_TOKENS,
+    num_threads: int | None = None,
+    about: str | None = None,
+    fresh: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenData:
-    """Encode a corpus into shards on the disk, holding one shard in memory at a time.
+    """Clean and encode a corpus into shards on the disk, holding some documents in memory at a time.
+
+    An interrupted call goes on where it was when it is made again (``OUT.partial`` holds what is done), and ends with
+    the same shards, byte for byte; one that was done finds its shards, reads them to their end, and does nothing if
+    they are whole. That needs a source that can be known again: files (by their paths, sizes and times of change), a
+    corpus by its name, or a list of texts.
 
     Args:
-        source, tokenizer, heldout: as for `TokenData.from_text`.
-        out: a new folder (or one with shards, which are replaced once the new ones are whole).
+        source, tokenizer: as for `TokenData.from_text`.
+        out: a new folder, or one with other shards, which are replaced once the new ones are whole.
+        steps: what is done to documents before; by default duplicates and empty ones are dropped.
+        heldout: the share of documents to hold out, chosen by the hash of their text, after all steps (of a single
+            document, its end); or the held-out documents themselves, which go through the same steps first: one of the
+            source that is the same is dropped as a duplicate.
         shard_tokens: how many tokens a file may hold; a longer document gets a file of its own.
+        num_threads: for encoding; all cores if None.
+        about: what the source is, for the manifest, if it is a generator; the same words must mean the same documents.
+        fresh: begin anew, whatever is there.
         progress: called now and then with the documents and bytes read so far.
+
+    Raises:
+        DataError: for a source that is empty, or of which nothing is left, and when the disk is full or read-only: with
+            what to do, and the shards that are whole stay.
     """
-    out = Path(out)
-    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and holds no token shards; choose another folder")
-
-    def fill(directory: Path) -> None:
-        writers = {
-            name: ShardWriter(directory, name, tokenizer.vocab_size, shard_tokens) for name in ("train", "heldout")
-        }
-        seen = [0, 0]
-
-        def take(split: str, ids: NDArray[Any], bounds: NDArray[np.int64], size: int) -> None:
-            writers[split].add(ids, bounds, size)
-            seen[0] += len(bounds) - 1
-            seen[1] += size
-            if progress is not None:
-                progress(seen[0], seen[1])
-
-        _encode(_assign(source, heldout), tokenizer, take)
-        tokenizer.save(directory)
-        manifest = {
-            "format": 1,
-            "tokenizer": load_tokenizer(directory).hash,  # of what lies here: ranks are written as merges
-            "vocab_size": tokenizer.vocab_size,
-            "eot_id": _eot(tokenizer),
-            "source": str(source) if isinstance(source, str | Path | Files) else None,
-            "splits": {name: writer.finish() for name, writer in writers.items()},
-        }
-        files.write_json(directory / "manifest.json", manifest)
-
-    files.write_directory(out, fill)
-    data = TokenData(out)
-    data._say_if_nothing_is_held_out(heldout)
-    return data
+    run(
+        source, tokenizer, out, steps=steps, heldout=heldout, shard_tokens=shard_tokens, num_threads=num_threads,
+        about=about, fresh=fresh, progress=progress,
+    )  # fmt: skip
+    return TokenData(out)
 
 
 class Batches:
@@ -207,6 +208,16 @@ class Batches:
         rows = np.stack([self._next_row() for _ in range(self.batch_size)])
         batch = torch.from_numpy(rows)
         return batch[:, :-1].clone(), batch[:, 1:].clone()
+
+    def seek(self, cursor: Mapping[str, int]) -> None:
+        """Go to where ``cursor`` was read.
+
+        Raises:
+            DataError: if there is no such row: the cursor is then of other data.
+        """
+        if not 0 <= cursor["row"] < (rows := len(self._epoch(cursor["epoch"])[1])):
+            raise DataError(f"row {cursor['row']} of an epoch that has {rows}: the cursor is not of this data")
+        self.cursor = {"epoch": cursor["epoch"], "row": cursor["row"]}
 
     def _next_row(self) -> NDArray[np.int64]:
         epoch, row = self.cursor["epoch"], self.cursor["row"]
@@ -298,69 +309,3 @@ def _pieces(starts: NDArray[np.int64], context_length: int) -> tuple[NDArray[np.
     number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)  # which piece of its document
     begin = starts[document] + number * context_length
     return begin, np.minimum(starts[document + 1] - begin, context_length)
-
-
-def _assign(source: Source, heldout: float | Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Documents, each with the split it belongs to."""
-    if not isinstance(heldout, int | float):
-        yield from (("train", text) for text in documents(source))
-        yield from (("heldout", text) for text in heldout)
-        return
-    if not 0 <= heldout < 1:
-        raise ConfigError(f"the held-out share must be at least 0 and below 1, not {heldout}")
-    texts = filter(None, documents(source))
-    first, second = next(texts, None), next(texts, None)
-    if first is None:
-        raise DataError("the corpus is empty: there is nothing to learn from")
-    if second is None:  # one document: keep its end back, from the start of a line if there is one near
-        cut = round(len(first) * (1 - heldout))
-        cut = (first.find("\n", cut, cut + 2000) + 1) or cut
-        yield "train", first[:cut]
-        if first[cut:]:
-            yield "heldout", first[cut:]
-        return
-    for text in itertools.chain((first, second), texts):
-        yield ("heldout" if zlib.crc32(text.encode("utf-8", "surrogatepass")) < heldout * 2**32 else "train"), text
-
-
-def _encode(
-    assigned: Iterable[tuple[str, str]],
-    tokenizer: TokenizerLike,
-    take: Callable[[str, NDArray[Any], NDArray[np.int64], int], None],
-) -> None:
-    """Encode documents some at a time, handing them to ``take``: split, ids, document bounds, bytes of text."""
-    eot = _eot(tokenizer)
-    waiting: list[tuple[str, int]] = []  # the split and the size of each document that has been asked for
-
-    def texts() -> Iterator[str]:
-        for split, text in assigned:
-            if text:
-                waiting.append((split, _size(text)))
-                yield text
-
-    # A mark inside a text is text.
-    for ids, offsets in tokenizer.encode_stream_to_numpy(texts(), disallowed_special=(), chunk_bytes=CHUNK_BYTES):
-        count = len(offsets) - 1
-        splits = np.array([split for split, _ in waiting[:count]])
-        sizes = np.array([size for _, size in waiting[:count]], np.int64)
-        del waiting[:count]
-        lengths = np.diff(offsets)
-        for split in ("train", "heldout"):
-            chosen = splits == split
-            if not chosen.any():
-                continue
-            some = ids if chosen.all() else ids[np.repeat(chosen, lengths)]
-            ends = np.cumsum(np.append(0, lengths[chosen]))
-            with_eot = np.insert(some, ends[:-1], eot)
-            take(split, with_eot, ends + np.arange(len(ends)), int(sizes[chosen].sum()))
-
-
-def _size(text: str) -> int:
-    """Bytes in UTF-8; a lone surrogate becomes U+FFFD, which is as long."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _eot(tokenizer: TokenizerLike) -> int:
-    if tokenizer.eot_id is None:
-        raise DataError("this tokenizer has no end-of-text token: train it with special_tokens=('<|endoftext|>',)")
-    return tokenizer.eot_id

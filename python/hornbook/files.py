@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,15 +21,25 @@ if TYPE_CHECKING:
 
 def write(path: Path, content: str | bytes) -> None:
     """Put ``content`` at ``path``: what was there stays until the new file is whole and on the disk."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to. It gets the name ``path`` when all is written and on the disk; after an error it is gone."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     sync_directory(path.parent)
 
@@ -65,23 +77,31 @@ def write_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         fill(beside)
-        for file in beside.rglob("*"):
-            if file.is_file():
-                with open(file, "rb+") as handle:
-                    os.fsync(handle.fileno())
-        sync_directory(beside)
+        put_directory(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def put_directory(beside: Path, path: Path) -> None:
+    """Give the folder ``beside`` the name ``path``, once all that is in it is on the disk; see `write_directory`."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    for file in beside.rglob("*"):
+        if file.is_file():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+    sync_directory(beside)
+    try:
         if path.exists():
             os.replace(path, old)
         os.replace(beside, path)
     except BaseException:
         if old.exists() and not path.exists():
             os.replace(old, path)
-        shutil.rmtree(beside, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
     sync_directory(path.parent)
@@ -97,6 +117,57 @@ def sync_directory(path: Path) -> None:
             os.close(handle)
 
 
+SUMS = "SHA256SUMS"
+
+
+def write_sums(directory: Path) -> None:
+    """Write SHA256SUMS: a line for every other file of the folder, as ``sha256sum --check SHA256SUMS`` reads it."""
+    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    write(directory / SUMS, "".join(f"{_sum(directory / name)}  {name}\n" for name in names if name != SUMS))
+
+
+def check_sums(directory: Path) -> None:
+    """Hold the files of a folder against its SHA256SUMS; without such a file there is nothing to hold them against.
+
+    Raises:
+        CheckpointError: naming the first file that is missing or is not the one that was written.
+    """
+    sums = directory / SUMS
+    if not sums.is_file():
+        return
+    for line in read_text(sums).splitlines():
+        expected, _, name = line.partition("  ")
+        inside = name and not Path(name).is_absolute() and ".." not in Path(name).parts
+        path = directory / name
+        if not inside or len(expected) != 64:
+            raise CheckpointError(f"{sums}: damaged: not a checksum and the name of a file: {line[:80]!r}")
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file, but {SUMS} names it; take another checkpoint")
+        if _sum(path) != expected:
+            raise CheckpointError(
+                f"{path}: not the file that was written here (its SHA-256 is not that of {SUMS}): it is damaged or was "
+                f"swapped. Take another checkpoint; if you changed it yourself, remove {SUMS}"
+            )
+
+
+def _sum(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_text(path: Path) -> str:
+    """A file of UTF-8, or a CheckpointError that names it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as text: {error}") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """JSON for people to read: indented, with a line break at the end."""
     write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -110,6 +181,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    except RecursionError:
+        raise CheckpointError(f"{path}: cannot be read as JSON: too deeply nested") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value

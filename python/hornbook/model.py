@@ -5,6 +5,7 @@ One model covers two families, and the mixtures of them, by a dataclass of choic
     GPT-2   learned positions, LayerNorm, GELU, biases, the embedding is also the last matrix
     Llama   rotary positions, RMSNorm, SwiGLU, no biases, fewer key-value heads than query heads
 
+and the original transformer of 2017 as well (its decoder alone): norms after the sums, sinusoidal positions.
 The operations inside (attention, norms, activations, loss) come from `ops`, which chooses who computes them.
 Letters in comments on shapes: B sequences, T tokens, H heads, D channels a head, d_model, V tokens known.
 """
@@ -26,6 +27,7 @@ from .errors import CheckpointError, ConfigError
 from .files import read_json, read_tensors, write_json, write_tensors
 from .model_config import PRESETS as PRESETS
 from .model_config import GPTConfig as GPTConfig
+from .positions import alibi_slopes, rope_angles, sinusoids
 
 FEW = 16  # new tokens at a time, up to which a kernel reads the cache where it lies
 
@@ -133,10 +135,12 @@ class Block(nn.Module):
     """One layer: attention moves information between positions, the MLP works on it at each.
 
     Both add to the residual stream x. The sum is left to the norm that reads it next: one pass over memory, not two.
+    With norms after the sums ("post") that is the block's own, and what it makes is the stream.
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.post = config.norm_position == "post"
         self.attn_norm = Norm(config)
         self.attn = Attention(config)
         self.mlp_norm = Norm(config)
@@ -145,8 +149,12 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, added: Tensor | None, places: Places, cache: KVCache | None, layer: int
-    ) -> tuple[Tensor, Tensor]:
-        """The stream, and what is still to be added to it; each (B, T, d_model)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """The stream, and what is still to be added to it, if anything is; each (B, T, d_model)."""
+        if self.post:
+            x, _ = self.attn_norm(x, self.dropout(self.attn(x, places, cache, layer)))
+            x, _ = self.mlp_norm(x, self.dropout(self.mlp(x)))
+            return x, None
         h, x = self.attn_norm(x, added)
         added = self.dropout(self.attn(h, places, cache, layer))
         h, x = self.mlp_norm(x, added)
@@ -166,41 +174,48 @@ class GPT(nn.Module):
     cos: Tensor
     sin: Tensor
     slopes: Tensor
+    waves: Tensor
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
-        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.embed = nn.Embedding(config.vocab_rows, config.d_model)
         self.position = nn.Embedding(config.context_length, config.d_model) if config.position == "learned" else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = Norm(config)
-        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_size, bias=False)
-        if config.position == "rope":
-            cos, sin = rope_angles(config)
-            self.register_buffer("cos", cos, persistent=False)
-            self.register_buffer("sin", sin, persistent=False)
-        if config.position == "alibi":
-            self.register_buffer("slopes", alibi_slopes(config.n_head), persistent=False)
+        self.norm = Norm(config) if config.norm_position == "pre" else None
+        self.lm_head = None if config.tie_embeddings else Linear(config.d_model, config.vocab_rows, bias=False)
+        match config.position:
+            case "rope":
+                shape = config.context_length, config.head_size
+                cos, sin = rope_angles(*shape, config.rope_theta, config.rope_scaling)  # each (context_length, D/2)
+                self.register_buffer("cos", cos, persistent=False)
+                self.register_buffer("sin", sin, persistent=False)
+            case "alibi":
+                self.register_buffer("slopes", alibi_slopes(config.n_head), persistent=False)
+            case "sinusoidal":
+                self.register_buffer("waves", sinusoids(config.context_length, config.d_model), persistent=False)
         self.reset_parameters()
         ops.decide()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """GPT-2's initialisation: normal with std 0.02; the two matrices of each layer that write to the residual
-        stream are smaller by sqrt(2 n_layer), so that its variance does not grow with depth; positions half as
-        large; biases zero."""
-        std = self.config.init_std
+        stream are smaller by sqrt(2 n_layer), so that its variance does not grow with depth (but not where norms after
+        the sums see to that: so GPT-1 had it); positions half as large; biases and padding zero."""
+        std, deep = self.config.init_std, 1.0 if self.norm is None else math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                nn.init.normal_(parameter, std=std / math.sqrt(2 * self.config.n_layer))
+                nn.init.normal_(parameter, std=std / deep)
             elif name == "position.weight":
                 nn.init.normal_(parameter, std=std / 2)
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=std)
             else:
                 nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+            if name in ("embed.weight", "lm_head.weight"):
+                parameter[self.config.vocab_size :] = 0.0
 
     def forward(
         self,
@@ -225,11 +240,14 @@ class GPT(nn.Module):
         Returns:
             (B, T, V) logits; or the loss, a scalar, or (B, T) with reduction="none".
         """
-        x = self.hidden(ids, cache=cache, document_ids=document_ids)
-        head = self.embed.weight if self.lm_head is None else self.lm_head.weight
+        x, V = self.hidden(ids, cache=cache, document_ids=document_ids), self.config.vocab_size
+        head = self.embed.weight if self.lm_head is None else self.lm_head.weight  # (vocab_rows, d_model)
+        cap = self.config.logit_softcap
         if targets is None:
-            return F.linear(x, head.to(x.dtype))
-        loss = ops.linear_cross_entropy(x.flatten(0, 1), head, targets.flatten(), reduction=reduction)
+            logits = F.linear(x, head.to(x.dtype))[..., :V]  # a product of round sizes, then without padding
+            return logits if cap is None else cap * torch.tanh(logits / cap)
+        # Padding must not be in the sum over all logits, so here its rows are cut off.
+        loss = ops.linear_cross_entropy(x.flatten(0, 1), head[:V], targets.flatten(), reduction=reduction, softcap=cap)
         return loss.view(targets.shape) if reduction == "none" else loss
 
     def hidden(self, ids: Tensor, *, cache: KVCache | None = None, document_ids: Tensor | None = None) -> Tensor:
@@ -250,8 +268,11 @@ class GPT(nn.Module):
         few = T <= FEW and not torch.is_grad_enabled()
         if cache is not None and few and ops.reads_caches(x, self.config.head_size):
             positions = cache.places(T)
-        if self.position is not None:
-            x = x + (self.position.weight[start : start + T] if positions is None else self.position(positions))
+        if self.config.position == "sinusoidal":
+            x = x * math.sqrt(self.config.d_model)
+        if self.config.position in ("learned", "sinusoidal"):
+            table = self.waves if self.position is None else self.position.weight  # (context_length, d_model)
+            x = x + (table[start : start + T] if positions is None else table[positions])
         x = self.dropout(x.to(self.compute_dtype or x.dtype))
         documents = None if document_ids is None else ops.documents(document_ids)  # once, for all layers
         places = Places(positions=positions, document_ids=documents)
@@ -267,10 +288,11 @@ class GPT(nn.Module):
             x, added = block(x, added, places, cache, layer)
         if cache is not None:
             cache.advance(T)
-        return self.norm(x, added)[0]
+        return x if self.norm is None else self.norm(x, added)[0]
 
     def parameter_count(self, embeddings: bool = True) -> int:
-        """Parameters, each counted once; without ``embeddings``, those of tokens and positions are left out."""
+        """Parameters, each counted once, padding included; without ``embeddings``, those of tokens and positions are
+        left out."""
         total = sum(p.numel() for p in self.parameters())
         if not embeddings:
             total -= self.embed.weight.numel() + (0 if self.position is None else self.position.weight.numel())
@@ -280,12 +302,13 @@ class GPT(nn.Module):
         """Floating-point operations of one forward pass, per token of a sequence of ``length`` tokens.
 
         Two for every weight that a token is multiplied with, and in each layer 4 · n_head · head_dim for every key it
-        sees, on average (``length`` + 1) / 2 if there is no window. Only products of matrices count: no biases, norms,
-        or look-ups in the embedding. Training costs three times as much: backward is two products for each one.
+        sees, on average (``length`` + 1) / 2 if there is no window. Only products of matrices count, logits of padding
+        among them: no biases, norms, or look-ups in the embedding. Training costs three times as much: backward is two
+        products for each one.
         """
         length = self.config.context_length if length is None else length
         matrices = sum(p.numel() for n, p in self.blocks.named_parameters() if p.dim() == 2)
-        head = self.config.vocab_size * self.config.d_model
+        head = self.config.vocab_rows * self.config.d_model
         near = min(length, self.config.attention_window or length)
         seen = near * (near + 1) // 2 + (length - near) * near  # pairs
         attention = 4 * self.config.n_layer * self.config.n_head * self.config.head_size * seen // length
@@ -323,13 +346,23 @@ class GPT(nn.Module):
     @classmethod
     def from_tensors(cls, config: GPTConfig, tensors: dict[str, Tensor], source: str) -> GPT:
         """A model made of ``tensors``, by name; ``source`` is for messages. Draws nothing from PyTorch's generator."""
+        if config.n_layer <= len(tensors):
+            with torch.device("meta"):  # a configuration that does not fit may ask for any amount of memory
+                cls(config).check_tensors(tensors, source)
+        else:
+            raise CheckpointError(f"{source}: {len(tensors)} tensors are no model of {config.n_layer} layers")
         with torch.random.fork_rng(devices=[]):
             model = cls(config)
-        model.load_tensors(tensors, source)
+        model.load_state_dict(tensors)
         return model
 
     def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
         """Copy ``tensors`` in; every name and shape must fit."""
+        self.check_tensors(tensors, source)
+        self.load_state_dict(tensors)
+
+    def check_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
+        """Raise CheckpointError if ``tensors`` are not those of this model, by names and shapes."""
         mine = self.state_dict()
         missing, foreign = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())
         shapes = [n for n in mine.keys() & tensors.keys() if mine[n].shape != tensors[n].shape]
@@ -338,22 +371,3 @@ class GPT(nn.Module):
                 f"{source}: the tensors do not fit the configuration (missing: {missing[:3]}, unknown: {foreign[:3]}, "
                 f"of another shape: {sorted(shapes)[:3]}); config.json and model.safetensors must be of one model"
             )
-        self.load_state_dict(tensors)
-
-
-def alibi_slopes(n_head: int) -> Tensor:
-    """(n_head,): by how much each head's scores fall with every token of distance (Press et al., 2021,
-    https://arxiv.org/abs/2108.12409): 2^(-8/n), 2^(-16/n), ...; the heads beyond a power of two take every second slope
-    of the next one."""
-    power = 1 << (n_head.bit_length() - 1)
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    slopes += [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * (n_head - power), 2)]
-    return torch.tensor(slopes)
-
-
-def rope_angles(config: GPTConfig) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (context_length, D/2), of position · theta^(-2j/D) for the channel pair j."""
-    D = config.head_size
-    speed = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
-    angles = torch.arange(config.context_length, dtype=torch.float32)[:, None] * speed
-    return angles.cos(), angles.sin()

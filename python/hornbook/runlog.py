@@ -44,8 +44,11 @@ class RunLog:
 
     def draw(self, path: Path, *, scale: float = 1.0, marks: dict[str, float] | None = None) -> None:
         """The loss curve; ``scale`` turns a batch's loss (nats a token) into bits per byte."""
-        train = [(e["step"], e["loss"] * scale) for e in self.entries if e.get("phase", "text") == "text"]
-        plots.loss_curve(path, _thinned(train), self.column("heldout_bits_per_byte"), marks)
+        plots.loss_curve(path, _thinned(self.losses(scale)), self.column("heldout_bits_per_byte"), marks)
+
+    def losses(self, scale: float = 1.0) -> list[tuple[int, float]]:
+        """(step, loss) of the training batches of text."""
+        return [(e["step"], e["loss"] * scale) for e in self.entries if e.get("phase", "text") == "text"]
 
 
 def _thinned(points: list[tuple[int, float]], most: int = 400) -> list[tuple[int, float]]:
@@ -56,18 +59,25 @@ def _thinned(points: list[tuple[int, float]], most: int = 400) -> list[tuple[int
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log.jsonl; a last line that was cut short by a kill is left out."""
+    """The entries of a log.jsonl; a last line that was cut short by a kill is left out.
+
+    Raises:
+        CheckpointError: naming the line that is no entry.
+    """
     if not path.is_file():
         return []
     entries = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or type(entry.get("step", 0)) is not int:
+                raise ValueError
+            entries.append(entry)
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise CheckpointError(
-                    f"{path}: line {number} is not JSON; move the file away to go on without it"
+                    f"{path}: line {number} is no entry of a log; move the file away to go on without it"
                 ) from None
     return entries
 
@@ -123,12 +133,37 @@ class Progress:
 
     def measured(self, step: int, bits: float) -> None:
         """The model costs ``bits`` a byte on held-out text: a line that stays, with a bar of that length."""
-        bar = "" if math.isnan(bits) else "█" * max(1, round(20 * min(bits, 3)))
-        words = f"step {step:5}  {bits:.3f} bits/byte held-out  {bar}"
+        words = f"step {step:5}  {bits:.3f} bits/byte held-out  "
+        room = 60 if self._bar is None else max(1, min(60, self._bar.console.width - len(words) - 1))
+        if not math.isnan(bits) and _writes("█"):
+            words += "█" * max(1, round(room / 3 * min(bits, 3)))
         if self._bar is not None:
             self._bar.console.print(words, highlight=False)
         elif not self.quiet:
             print(words, file=sys.stderr, flush=True)
+
+    def ended(self, losses: list[tuple[int, float]], unit: str) -> None:
+        """The run is over: draw how the loss fell, as a curve on a terminal and in one line elsewhere."""
+        losses = losses[len(losses) // 50 :]  # the first are many times higher than all that matters later
+        if self.quiet or len(losses) < 2:
+            return
+        if self._bar is not None and _writes(plots.BARS + "┤"):
+            self._bar.stop()
+            width = max(20, min(60, self._bar.console.width - 12 - len(unit)))
+            for line in plots.text_curve(losses, width=width, unit=unit):
+                self._bar.console.print(line, highlight=False, markup=False, style="cyan", soft_wrap=True)
+        else:
+            curve = plots.sparkline(losses, plain=not _writes(plots.BARS))
+            print(f"loss {losses[0][1]:.3f} {curve} {losses[-1][1]:.3f} {unit}", file=sys.stderr, flush=True)
+
+
+def _writes(text: str) -> bool:
+    """Whether stderr's encoding has these characters."""
+    try:
+        text.encode(getattr(sys.stderr, "encoding", None) or "utf-8")
+    except (LookupError, UnicodeEncodeError):
+        return False
+    return True
 
 
 def clock(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 A run lives in a folder:
 
-    config.toml     every setting it used
+    config.toml     every setting it used: `hornbook train --config config.toml --out ...` does the same again
     log.jsonl       one line a step
     loss.svg        the losses, drawn
     checkpoints/    model, tokenizer, optimizers, step, data cursor, random generators, configuration: all that the
@@ -27,7 +27,7 @@ from typing import IO, Any, Literal
 import torch
 from torch import Tensor
 
-from . import checkpoint, device, files, optim
+from . import checkpoint, device, files, ops, optim
 from . import config as config_
 from .data import Batches, Packing, TokenData, copy_batch
 from .errors import ConfigError, HornbookError
@@ -166,7 +166,7 @@ class Trainer:
 
         self.device = device.pick(self.config.device)
         self.model = model.to(self.device)
-        self.model.compute_dtype = device.dtype(self.config.dtype)
+        self.model.compute_dtype = device.dtype(self.config.dtype, self.device)
         self.batches = Batches(
             data.train, self.config.batch_size, self.T, seed=self.config.seed, packing=self.config.packing
         )
@@ -212,6 +212,8 @@ class Trainer:
                     self.save()
                 if interrupted() and not done:
                     raise KeyboardInterrupt
+            if self.log is not None:
+                progress.ended(self.log.losses(self._scale), "bits per byte")
         if self.log is not None:
             self.log.close()
         return last
@@ -219,8 +221,12 @@ class Trainer:
     def _draw(self) -> None:
         """loss.svg, in bits per byte."""
         if self.log is not None and self.out is not None:
-            scale = 1 / math.log(2) / max(self.bytes_per_token, 1e-9)
-            self.log.draw(self.out / "loss.svg", scale=scale, marks=self.marks)
+            self.log.draw(self.out / "loss.svg", scale=self._scale, marks=self.marks)
+
+    @property
+    def _scale(self) -> float:
+        """What turns a loss, in nats a token, into bits per byte."""
+        return 1 / math.log(2) / max(self.bytes_per_token, 1e-9)
 
     def evaluate(self, limit: int | None = None) -> float | None:
         """Bits per byte of ``limit`` tokens of held-out text (of all if None), or None if nothing was held out."""
@@ -314,12 +320,21 @@ class Trainer:
             if path is not None:
                 self._check_same_run(path)
                 state = checkpoint.load(path, self.model, self.optimizers)
-                self.step, self.batches.cursor = state["step"], state["cursor"]
+                self.step = state["step"]
+                self.batches.seek(state["cursor"])
                 self.saved = self.step
                 log.info("resuming from %s", path)
+                if differ := checkpoint.differences(state, self.device):
+                    log.warning(
+                        "the checkpoint was made with %s: the run goes on, but its last digits are not those of a run "
+                        "that was never stopped", "; ".join(differ),
+                    )  # fmt: skip
             elif resume:
                 log.info("no checkpoint in %s yet: beginning", out)
-            files.write(out / "config.toml", config_.to_toml({"model": self.model.config, "train": self.config}))
+            settings = {
+                "data": self.data.directory, "kernels": ops.asked(), "train": self.config, "model": self.model.config,
+            }  # fmt: skip
+            files.write(out / "config.toml", config_.to_toml(settings))
             self.log = RunLog(out / "log.jsonl", self.step + 1)
 
     def _check_same_run(self, path: Path) -> None:
@@ -355,6 +370,7 @@ def seconds_per_step(model: GPT, data: TokenData, config: TrainConfig, *, second
     times, started = [], time.perf_counter()
     while (now := time.perf_counter()) - started < seconds or len(times) < 3:
         trainer._one_step()
+        device.synchronize(trainer.device)
         if now - started >= seconds / 4:
             times.append(time.perf_counter() - now)
     return sorted(times)[len(times) // 2]
@@ -371,21 +387,26 @@ def _due(step: int, every: int) -> bool:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a note, so that the step in hand can end; a second one interrupts at once."""
-    pressed = False
+    """Turn the first Ctrl-C, or SIGTERM, into a note, so that the step in hand can end; a second one acts at once.
+
+    What was noted is not lost: the handler that was there before gets it in the end.
+    """
+    noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
+        if noted:
             raise KeyboardInterrupt
-        pressed = True
+        noted.append(number)
 
     try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: Ctrl-C is not ours to catch
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are not ours to catch
         yield lambda: False
         return
     try:
-        yield lambda: pressed
+        yield lambda: bool(noted)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if noted == [signal.SIGTERM]:
+            signal.raise_signal(signal.SIGTERM)

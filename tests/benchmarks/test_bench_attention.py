@@ -536,7 +536,7 @@ def test_commands_in_texts(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_names_what_it_can_do() -> None:
-    said = bench_commands.bench_attention.__doc__ or ""
+    said = bench_commands.Attention.__doc__ or ""
     listed = said.partition("only: of ")[2].partition(";")[0]
     assert all(name in listed for name in attention.GROUPS)
 

@@ -14,7 +14,8 @@ import hornbook as hb
 import pytest
 from hornbook import ops
 from hornbook.cli import main
-from hornbook.commands import COMMANDS, meter, parse_size
+from hornbook.commands import COMMANDS
+from hornbook.commands.common import meter, parse_size
 from hornbook.errors import ConfigError
 
 

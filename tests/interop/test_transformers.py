@@ -12,6 +12,8 @@ import pytest
 import torch
 from hornbook.errors import CheckpointError, HornbookError
 from hornbook.files import read_tensors, write_tensors
+from hornbook.interop import gpt2
+from hornbook.positions import rope_angles, rope_speeds
 from hornbook.sample import Sampling, beam_search, sample_ids
 from torch import Tensor
 
@@ -23,6 +25,10 @@ LLAMA: dict[str, Any] = {
     "vocab_size": 61, "max_position_embeddings": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 4, "hidden_size": 32, "intermediate_size": 48,
 }  # fmt: skip
+LLAMA3: dict[str, Any] = {  # speeds that stay, that become slower, and in between
+    "rope_type": "llama3", "rope_theta": 50.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {}),
     "gpt2-wide-mlp": ("gpt2", {"n_inner": 20, "activation_function": "gelu", "layer_norm_epsilon": 1e-3}),
@@ -30,6 +36,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-gqa": ("llama", {"num_key_value_heads": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
     "llama-mqa-tied": ("llama", {"num_key_value_heads": 1, "tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
+    "llama-linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 3.0}}),
+    "llama-llama3": ("llama", {"rope_parameters": LLAMA3, "num_key_value_heads": 2}),
     "llama-head-dim": ("llama", {"head_dim": 24, "num_attention_heads": 2, "num_key_value_heads": 2}),
 }
 
@@ -131,6 +139,9 @@ def test_files_of_older_versions(tmp_path: Path) -> None:
     old |= {f"h.{n}.attn.masked_bias": torch.tensor(-1e4) for n in range(2)}
     old["lm_head.weight"] = old["wte.weight"].clone()
     write_tensors(file, old)
+    config = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))
+    del config["activation_function"], config["layer_norm_epsilon"]  # which say what they mean when left out
+    (file.parent / "config.json").write_text(json.dumps(config), encoding="utf-8")
     assert difference(model, hb.load(tmp_path / "gpt2")[0], some_ids(2, 9)) <= 1e-4
 
     model = theirs("llama", rope_parameters={"rope_type": "default", "rope_theta": 300.0})
@@ -141,6 +152,45 @@ def test_files_of_older_versions(tmp_path: Path) -> None:
     for extra in ({"rope_scaling": None}, {"rope_scaling": {"rope_type": "default"}}, {}):
         file.write_text(json.dumps(config | {"rope_theta": 300.0} | extra), encoding="utf-8")
         assert difference(model, hb.load(tmp_path / "llama")[0], some_ids(2, 9)) <= 1e-4
+    for scaling in ({"type": "linear", "factor": 3.0}, LLAMA3 | {"original_max_position_embeddings": None}):
+        scaling = {key: value for key, value in scaling.items() if key != "rope_theta" and value is not None}
+        file.write_text(json.dumps(config | {"rope_theta": 50.0, "rope_scaling": scaling}), encoding="utf-8")
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
+        assert difference(again, hb.load(tmp_path / "llama")[0], some_ids(2, 64)) <= 1e-4
+        assert difference(model, hb.load(tmp_path / "llama")[0], some_ids(2, 64)) > 1e-2
+
+
+@pytest.mark.parametrize("head_dim", [2, 24, 128])
+@pytest.mark.parametrize(
+    "scaling", [None, {"rope_type": "linear", "factor": 3.0}, LLAMA3], ids=["no", "linear", "llama3"]
+)
+def test_angles_are_the_same_bits(head_dim: int, scaling: dict[str, Any] | None) -> None:
+    rope = {"rope_type": "default", **(scaling or {}), "rope_theta": 5e5}
+    config = transformers.LlamaConfig(**LLAMA | {"head_dim": head_dim, "rope_parameters": rope})
+    theirs = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+    assert torch.equal(rope_speeds(head_dim, 5e5, scaling), theirs.inv_freq)
+    cos, sin = theirs(torch.zeros(1), torch.arange(500)[None])  # (1, T, head_dim), each speed twice
+    got = rope_angles(500, head_dim, 5e5, scaling)
+    assert torch.equal(got[0], cos[0, :, : head_dim // 2])
+    assert torch.equal(got[1], sin[0, :, : head_dim // 2])
+
+
+@pytest.mark.parametrize(("afn", "activation"), [("gelu", "gelu_tanh"), ("relu", "relu")])
+def test_gpt1s_norms_after_the_sums(afn: str, activation: str) -> None:
+    """Nobody reads GPT-1's files here, but its model is one of ours."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 61, "n_positions": 64, "n_layer": 2, "n_head": 4, "n_embd": 32, "afn": afn}
+    model = transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**shape)).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.normal_(std=0.25)
+            if p.dim() == 1 and name.endswith("weight"):
+                p += 1
+    names = {"tokens_embed.weight": "wte.weight", "positions_embed.weight": "wpe.weight"}
+    theirs = {name.removeprefix("transformer."): p for name, p in model.state_dict().items()}
+    tensors = gpt2.rename({names.get(name, name): p for name, p in theirs.items()})
+    config = hb.GPTConfig(61, 64, 2, 4, d_model=32, norm_position="post", activation=activation)
+    assert difference(model, hb.GPT.from_tensors(config, tensors, "GPT-1").eval(), some_ids(3, 64)) <= 1e-4
 
 
 def edit(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
@@ -171,10 +221,17 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "odd heads": ("gpt2", put(n_head=5), "config.json: d_model (32) must be a multiple of n_head (5)"),
     "other width": ("gpt2", put(n_embd=64), "do not fit the configuration"),
     "text": ("gpt2", put(vocab_size="61"), "config.json: vocab_size should be of type int"),
-    "rope": ("llama", put(rope_scaling={"type": "linear", "factor": 2.0}, rope_parameters=None),
-             "RoPE with scaling"),
+    "dynamic": ("llama", put(rope_scaling={"type": "dynamic", "factor": 2.0}, rope_parameters=None),
+                "config.json: RoPE of type 'dynamic' is not supported; only default, linear, llama3 are"),
+    "a list": ("llama", put(rope_parameters={"rope_type": ["linear"]}), "RoPE of type ['linear'] is not supported"),
+    "no table": ("llama", put(rope_parameters=3), "rope_parameters or rope_scaling is a table, not 3"),
     "llama3": ("llama", put(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5}),
-               "RoPE with scaling"),
+               "config.json: rope_scaling of rope_type 'llama3' needs factor, "),
+    "unknown factor": ("llama", put(rope_parameters=LLAMA3 | {"beta_fast": 32}),
+                       "config.json: rope_scaling of rope_type 'llama3' has no setting 'beta_fast'"),
+    "half turned": ("llama", put(rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
+                    "partial_rotary_factor=0.5 is not supported"),
+    "theta": ("llama", put(rope_parameters={"rope_theta": "5e5"}), "config.json: rope_theta should be of type float"),
     "gelu": ("llama", put(hidden_act="gelu"), "hidden_act='gelu' is not supported"),
     "half biased": ("llama", edit(lambda c: (c.pop("mlp_bias", 0), c.update(attention_bias=True))), "mlp_bias=False"),
     "no layers": ("llama", edit(lambda c: c.pop("num_hidden_layers")), "num_hidden_layers missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -24,21 +25,6 @@ def test_defaults_are_gpt2() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"norm_position": "post"}, "norm_position='post' is not implemented yet"),
-        ({"position": "sinusoidal"}, "position='sinusoidal' is not implemented yet"),
-        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling=.* is not implemented yet"),
-        ({"logit_softcap": 30.0}, "logit_softcap=30.0 is not implemented yet"),
-        ({"padded_vocab_size": 50304}, "padded_vocab_size=50304 is not implemented yet"),
-    ],
-)
-def test_not_yet(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        hb.GPTConfig(**fields)
-
-
 @pytest.mark.parametrize("name", ["vocab_size", "context_length", "n_layer", "n_head", "d_model"])
 @pytest.mark.parametrize("value", [0, -1, 1.0, "2", None, True])
 def test_sizes_are_counts(name: str, value: Any) -> None:
@@ -46,12 +32,26 @@ def test_sizes_are_counts(name: str, value: Any) -> None:
         hb.GPTConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["n_kv_head", "d_ff", "head_dim", "attention_window"])
+@pytest.mark.parametrize("name", ["n_kv_head", "d_ff", "head_dim", "attention_window", "padded_vocab_size"])
 @pytest.mark.parametrize("value", [0, -1, 1.0, "2", False])
 def test_optional_sizes_are_counts_or_none(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be a whole number of at least 1, not {re.escape(repr(value))}"):
         hb.GPTConfig(**{name: value})
     hb.GPTConfig(**{name: None})
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def scaled(**changes: Any) -> dict[str, Any]:
+    values = {k: v for k, v in (LLAMA3 | changes).items() if v is not ...}
+    return {"position": "rope", "rope_scaling": values}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,30 @@ def test_optional_sizes_are_counts_or_none(name: str, value: Any) -> None:
         ({"norm_eps": -1.0}, "norm_eps must be a positive number, not -1.0"),
         ({"init_std": float("inf")}, "init_std must be a positive number, not inf"),
         ({"rope_theta": 0.0}, "rope_theta must be a positive number, not 0.0"),
+        ({"norm_position": "sandwich"}, "norm_position cannot be 'sandwich'; known: post, pre"),
+        ({"attention_window": 0}, "attention_window must be a whole number of at least 1, not 0"),
+        ({"logit_softcap": 0.0}, "logit_softcap must be a positive number, or None for no cap, not 0.0"),
+        ({"logit_softcap": -30}, "logit_softcap must be a positive number, or None for no cap, not -30"),
+        ({"logit_softcap": float("inf")}, "logit_softcap must be a positive number, or None for no cap, not inf"),
+        ({"logit_softcap": float("nan")}, r"logit_softcap should be of type float \| None, but is nan"),
+        ({"logit_softcap": True}, r"logit_softcap should be of type float \| None, but is True"),
+        ({"padded_vocab_size": 50256}, r"padded_vocab_size \(50256\) adds rows to .* vocab_size \(50257\), so it must"),
+        ({"rope_scaling": LLAMA3}, "rope_scaling slows rope down, but position is 'learned': give position='rope'"),
+        ({"rope_scaling": "linear", "position": "rope"}, "rope_scaling should be of type dict"),
+        ({"rope_scaling": {}, "position": "rope"}, "rope_scaling: rope_type cannot be None; known: linear, llama3"),
+        ({"rope_scaling": {"factr": 2}, "position": "rope"}, r"no setting 'factr'; did you mean 'factor'\?"),
+        (scaled(rope_type="lama3"), r"rope_type cannot be 'lama3'; did you mean 'llama3'\?"),
+        (scaled(rope_type=["llama3"]), "rope_type cannot be "),
+        (scaled(rope_type="linear"), "rope_scaling of rope_type 'linear' has no setting 'low_freq_factor'; known: fac"),
+        (scaled(hi_freq_factor=2), "of rope_type 'llama3' has no setting 'hi_freq_factor'; did you mean 'high_freq_f"),
+        (scaled(low_freq_factor=...), "rope_scaling of rope_type 'llama3' needs factor, .*; no low_freq_factor"),
+        (scaled(factor=0.5), "rope_scaling: factor says how many times slower, at least 1, not 0.5"),
+        (scaled(factor="8"), "rope_scaling: factor must be a positive number, not '8'"),
+        (scaled(factor=float("nan")), "rope_scaling: factor must be a positive number, not nan"),
+        (scaled(factor=True), "rope_scaling: factor must be a positive number, not True"),
+        (scaled(low_freq_factor=4), r"low_freq_factor \(4\) must be below high_freq_factor \(4.0\)"),
+        (scaled(original_max_position_embeddings=8.5), "is a number of tokens, a whole one, not 8.5"),
+        (scaled(original_max_position_embeddings=0), "original_max_position_embeddings must be a positive number"),
     ],
 )
 def test_nonsense(fields: dict[str, Any], message: str) -> None:
@@ -85,6 +109,16 @@ def test_sizes_that_follow_from_others() -> None:
     assert hb.GPTConfig(activation="swiglu", d_model=24, n_head=1).ff_size == 64
     assert hb.GPTConfig(activation="swiglu", d_model=25, n_head=1).ff_size == 128
     assert hb.GPTConfig(activation="swiglu", d_ff=5).ff_size == 5
+
+
+def test_scaling_is_a_copy_in_one_order() -> None:
+    given: dict[str, Any] = dict(reversed(scaled(original_max_position_embeddings=8192.0)["rope_scaling"].items()))
+    c = hb.GPTConfig(position="rope", rope_scaling=given)
+    given["factor"] = 0.0
+    assert c.rope_scaling is not None
+    assert list(c.rope_scaling.items()) == list(LLAMA3.items())
+    assert type(c.rope_scaling["original_max_position_embeddings"]) is int  # a command line reads it as 8192.0
+    assert dataclasses.replace(c, n_layer=1).rope_scaling == LLAMA3
 
 
 def test_presets() -> None:

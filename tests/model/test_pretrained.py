@@ -33,6 +33,21 @@ def test_what_is_written(folder: Path) -> None:
     assert model.config == CONFIG
 
 
+def test_a_directory_that_the_first_version_wrote(folder: Path) -> None:
+    """Its config.json, to the letter; in it, what could not be chosen then is None."""
+    text = """{
+  "model_type": "hornbook", "vocab_size": 13, "context_length": 6, "n_layer": 1, "n_head": 2, "n_kv_head": null,
+  "d_model": 8, "d_ff": null, "head_dim": null, "dropout": 0.0, "bias": true, "qkv_bias": null, "norm": "layernorm",
+  "norm_eps": 1e-05, "norm_position": "pre", "qk_norm": false, "position": "learned", "rope_theta": 500.0,
+  "rope_scaling": null, "activation": "gelu_tanh", "attention_window": null, "logit_softcap": null,
+  "tie_embeddings": true, "init_std": 0.02, "padded_vocab_size": null
+}"""
+    ids, before = torch.tensor([[3, 12, 0]]), hb.GPT.from_pretrained(folder)
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with torch.no_grad():
+        assert torch.equal(hb.load(folder)[0](ids), before(ids))
+
+
 def test_a_directory_is_overwritten(folder: Path) -> None:
     other = hb.GPT(CONFIG)
     other.save_pretrained(folder)
@@ -96,7 +111,8 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[HornbookError], str]] = {
         edit_config(norm_type="x"), ConfigError, "config.json: GPTConfig has no setting 'norm_type'; did you mean "),
     "other type": (edit_config(norm_eps="small"), ConfigError, "config.json: norm_eps should be of type float"),
     "nonsense": (edit_config(n_head=3), ConfigError, "config.json: d_model (8) must be a multiple of n_head (3)"),
-    "not yet": (edit_config(norm_position="post"), ConfigError, "config.json: norm_position='post' is not implemented"),
+    "no rope": (edit_config(rope_scaling={"factor": 2}), ConfigError, "config.json: rope_scaling slows rope down"),
+    "other norms": (edit_config(norm_position="post"), CheckpointError, "unknown: ['norm.bias', 'norm.weight']"),
     "unknown kind": (edit_config(model_type="mamba"), CheckpointError, "'mamba'"),
     "no kind": (edit_config(model_type=...), CheckpointError, "None"),
     "wider": (edit_config(d_model=16), CheckpointError, "of another shape: ['blocks.0.attn"),

@@ -24,6 +24,9 @@ Sources = Positional[Annotated[list[str], arg(metavar="SOURCE...")]]
 Field = Annotated[str, arg(help="of .jsonl files, or the column of .parquet files, that is the text")]
 
 
+Encoding = Annotated[str | None, arg(help="of text and .jsonl files, such as cp1252 or utf-16; UTF-8 if not given")]
+
+
 def open_tokenizer(name: str) -> TokenizerLike:
     """A tokenizer by its path, or by one of the names that tiktoken knows."""
     from ..tokenizer import Tokenizer, load
@@ -35,13 +38,14 @@ def open_tokenizer(name: str) -> TokenizerLike:
     raise ConfigError(f"{name}: no such tokenizer; give a folder, a file, or gpt2, cl100k_base or o200k_base")
 
 
-def opened(source: list[str], field: str, *, parted: bool = True) -> Files | Iterator[str]:
+def opened(source: list[str], field: str, *, parted: bool = True, encoding: str | None = None) -> Files | Iterator[str]:
     """What the command line names as text: a corpus, or files and folders; ``parted`` as for `corpora.opened`."""
     from .. import corpora
 
     if not source:
         raise ConfigError("which text? Give files, folders, or a corpus of `hornbook corpus list`")
-    return corpora.opened(source[0] if len(source) == 1 else [Path(s) for s in source], field=field, parted=parted)
+    named = source[0] if len(source) == 1 else [Path(s) for s in source]
+    return corpora.opened(named, field=field, parted=parted, encoding=encoding)
 
 
 def parse_size(text: str) -> int:

@@ -2,46 +2,55 @@
 
 A corpus is a stream of documents. `documents` makes one from whatever a user names: a file, a folder, a list of
 files, texts in memory, or a corpus that Hornbook knows (`CORPORA`).
+
+    corpus.py      what is known of a corpus: licence, size, source, whether it is here
+    fables/        stories that a program makes
+    stdlib.py names.py bible.py    found on this machine
+    remote.py      by download: download.py brings them, places.py says where they are kept
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from .. import files
 from ..documents import Files, exists
 from ..errors import DataError, nearest
 from . import fables
+from .bible import BIBLES
+from .corpus import Corpus, State
+from .names import NAMES
+from .remote import DOWNLOADS
+from .stdlib import STDLIB
+
+log = logging.getLogger("hornbook")
 
 DOCUMENT_END = "<|endoftext|>"
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """A corpus that comes with Hornbook.
-
-    Attributes:
-        about: one line: what it is.
-        licence: who may use it.
-        size: bytes that ``documents`` makes if not told otherwise.
-    """
-
-    name: str
-    about: str
-    licence: str
-    size: int
+FABLES = Corpus(
+    "fables",
+    "short stories with morals, made by a program; any size",
+    "MIT, like Hornbook",
+    "a generator in Hornbook",
+    5_000_000,
+    lambda seed, split: (story.text for story in fables.stories(seed=seed, split=split)),
+    splits=("train", "heldout"),
+)
+CORPORA = {corpus.name: corpus for corpus in (FABLES, STDLIB, NAMES, *BIBLES, *DOWNLOADS)}
 
 
-CORPORA = {
-    c.name: c
-    for c in (
-        Corpus("fables", "short stories with morals, made by a program; any size", "MIT, like Hornbook", 5_000_000),
-    )
-}
+def named(name: str) -> Corpus:
+    """The corpus of that name. Raises DataError for an unknown one, with the nearest known."""
+    if name not in CORPORA:
+        raise DataError(f"there is no corpus {name!r}{nearest(name, CORPORA)}")
+    return CORPORA[name]
 
 
-def documents(source: str | Path | Iterable[str] | Iterable[Path], *, field: str = "text") -> Iterator[str]:
+def documents(
+    source: str | Path | Iterable[str] | Iterable[Path], *, field: str = "text", encoding: str | None = None
+) -> Iterator[str]:
     """The documents of a corpus.
 
     Args:
@@ -49,25 +58,33 @@ def documents(source: str | Path | Iterable[str] | Iterable[Path], *, field: str
             list of such paths; or any other iterable of texts, each a document. A str is a name or path, never a text.
             Plain text is several documents where a line ``<|endoftext|>`` stands between them.
         field: of JSON Lines, or the column of Parquet, that is the document.
+        encoding: of files of text and JSON Lines; UTF-8 if None.
 
     Raises:
-        DataError: for a file that is missing, broken or not UTF-8 (with the byte offset), and for an unknown name.
+        DataError: for a file that is missing, broken, binary or not of its encoding (with the byte offset), for an
+            unknown name or encoding, and for a corpus that is neither here nor to be had.
     """
     if isinstance(source, str | Path):
-        return iter(opened(source, field=field))
-    return _mixed(source, field)
+        return iter(opened(source, field=field, encoding=encoding))
+    return _mixed(source, field, encoding)
 
 
-def opened(source: str | Path | list[Path], *, field: str = "text", parted: bool = True) -> Files | Iterator[str]:
+def opened(
+    source: str | Path | list[Path], *, field: str = "text", parted: bool = True, encoding: str | None = None
+) -> Files | Iterator[str]:
     """What a user names: `Files`, which are read quickly and know their size, or the documents of a corpus.
+
+    A corpus that must be downloaded is brought here first. A file or folder of a corpus's name is what is meant.
 
     ``parted``: whether a line ``<|endoftext|>`` ends a document of plain text, or is text like others.
     """
     if isinstance(source, str) and source in CORPORA and not exists(source):
-        return (story.text for story in fables.generate(CORPORA[source].size))
+        corpus = CORPORA[source]
+        return Files([corpus.file()]) if corpus.file else corpus.documents()
     try:
         mark = DOCUMENT_END if parted else None
-        return Files(source if isinstance(source, list) else [source], field=field, document_end=mark)
+        paths = source if isinstance(source, list) else [source]
+        return Files(paths, field=field, document_end=mark, encoding=encoding)
     except DataError as error:
         if not isinstance(source, str) or exists(source):
             raise
@@ -76,10 +93,10 @@ def opened(source: str | Path | list[Path], *, field: str = "text", parted: bool
         raise DataError(f"{error}{hint}") from None
 
 
-def _mixed(source: Iterable[str] | Iterable[Path], field: str) -> Iterator[str]:
+def _mixed(source: Iterable[str] | Iterable[Path], field: str, encoding: str | None) -> Iterator[str]:
     for item in source:
         if isinstance(item, Path):
-            yield from opened(item, field=field)
+            yield from opened(item, field=field, encoding=encoding)
         elif isinstance(item, str):
             yield item
         else:
@@ -89,29 +106,33 @@ def _mixed(source: Iterable[str] | Iterable[Path], field: str) -> Iterator[str]:
 def write(name: str, out: Path, size: int | None = None, *, seed: int = 0, split: str = "train") -> int:
     """Write a corpus as one text file, a line ``<|endoftext|>`` between documents.
 
+    Nothing is held but a document, and ``out`` is not there before it is whole.
+
+    Args:
+        size: the file's bytes at most; of a corpus without end its own size if None, of others all.
+
     Returns:
         The bytes written.
     """
-    from .. import files
-
-    if name not in CORPORA:
-        raise DataError(f"there is no corpus {name!r}{nearest(name, CORPORA)}")
-    if split not in ("train", "heldout"):
-        raise DataError(f"a corpus has the splits 'train' and 'heldout', not {split!r}")
-    most = CORPORA[name].size if size is None else size
-    between = f"\n{DOCUMENT_END}\n"
-    texts, room = [], most
-    for story in fables.generate(most, seed=seed, split=split):
-        room -= len(story.text.encode()) + (len(between) if texts else 1)
-        if room < 0:
-            break
-        texts.append(story.text)
-    if not texts:
-        raise DataError(f"{most} bytes hold no document of {name}; ask for at least 1KB")
-    text = between.join(texts) + "\n"
+    corpus = named(name)
+    most = corpus.size if size is None and corpus.splits else size
+    between, written = f"\n{DOCUMENT_END}\n".encode(), 0
+    texts = corpus.all_documents(seed=seed, split=split)
     out.parent.mkdir(parents=True, exist_ok=True)
-    files.write(out, text)
-    return len(text.encode())
+    with files.writing(out) as file:
+        for text in texts:
+            data = (between if written else b"") + text.encode("utf-8", "surrogatepass")
+            if most is not None and written + len(data) + 1 > most:
+                break
+            file.write(data)
+            written += len(data)
+        else:
+            if size is not None:
+                log.info("%s has no more than this", name)
+        if not written:
+            raise DataError(f"{most} bytes hold no document of {name}; ask for more, such as 10KB")
+        written += file.write(b"\n")
+    return written
 
 
-__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "documents", "fables", "opened", "write"]
+__all__ = ["CORPORA", "DOCUMENT_END", "Corpus", "State", "documents", "fables", "named", "opened", "write"]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import from_dict
@@ -28,6 +29,9 @@ TOP = {
     "ln_f.bias": "norm.bias",
 }
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+THEIR_LAYER = {ours: theirs for theirs, ours in LAYER.items()}
+THEIR_TOP = {ours: theirs for theirs, ours in TOP.items()}
+THEIR_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 
 
 def config(values: dict[str, Any], source: Path) -> GPTConfig:
@@ -77,3 +81,53 @@ def rename(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         elif name != "lm_head.weight" and not name.endswith("masked_bias"):  # the former is the embedding again
             ours[name] = tensor
     return ours
+
+
+def misfits(config: GPTConfig) -> list[str]:
+    """Why a model of this shape is not a GPT-2; nothing, if it is one."""
+    return huggingface.unlike(
+        config, position="learned", norm="layernorm", norm_position="pre", activation=tuple(THEIR_ACTIVATIONS),
+        bias=True, qkv_bias=(None, True), qk_norm=False, kv_heads=config.n_head,
+        head_size=config.d_model // config.n_head, attention_window=None, logit_softcap=None, tie_embeddings=True,
+    )  # fmt: skip
+
+
+def their_config(config: GPTConfig) -> dict[str, Any]:
+    """Their configuration of ours."""
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.d_model,
+        "n_inner": config.ff_size,
+        "layer_norm_epsilon": config.norm_eps,
+        "activation_function": THEIR_ACTIVATIONS[config.activation],
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "attn_pdrop": 0.0,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": True,
+    }
+
+
+def their_tensors(ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under their names and in their shapes."""
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in ours.items():
+        if name in THEIR_TOP:
+            theirs["transformer." + THEIR_TOP[name]] = tensor
+            continue
+        layer, part, kind = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name).groups()  # type: ignore[union-attr]
+        at = f"blocks.{layer}.attn."
+        if part in ("attn.k_proj", "attn.v_proj"):  # go with the queries
+            continue
+        if part == "attn.q_proj":
+            tensor, part = torch.cat([ours[f"{at}{p}_proj.{kind}"] for p in "qkv"]), "attn.c_attn"
+        matrix = tensor.dim() == 2
+        theirs[f"transformer.h.{layer}.{THEIR_LAYER.get(part, part)}.{kind}"] = (
+            tensor.T.contiguous() if matrix else tensor
+        )
+    return theirs

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import read_json, read_tensors
+from ..model import GPT, GPTConfig
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:
@@ -33,7 +34,25 @@ def require(config: Mapping[str, Any], source: Path, *keys: str) -> None:
 
 
 def expect(config: Mapping[str, Any], source: Path, **wanted: Any) -> None:
-    """Refuse a configuration whose ``key`` has another value than the one that this code computes."""
+    """Refuse a configuration whose ``key`` has another value than the one, or those, that this code computes."""
     for key, value in wanted.items():
-        if config.get(key, value) not in (value if isinstance(value, tuple) else (value,)):
+        if key in config and config[key] not in (value if isinstance(value, tuple) else (value,)):
             raise CheckpointError(f"{source}/config.json: {key}={config[key]!r} is not supported; only {value!r} is")
+
+
+def unlike(config: GPTConfig, **wanted: Any) -> list[str]:
+    """What keeps a configuration from being of an architecture: its fields that have another value than ``wanted``."""
+    return [
+        f"{name} is {getattr(config, name)!r}, not {' or '.join(map(repr, values))}"
+        for name, value in wanted.items()
+        if getattr(config, name) not in (values := value if isinstance(value, tuple) else (value,))
+    ]
+
+
+def without_padding(model: GPT) -> dict[str, Tensor]:
+    """The model's tensors by our names, with a row for each token and no other."""
+    V = model.config.vocab_size
+    return {
+        name: tensor[:V] if name in ("embed.weight", "lm_head.weight") else tensor
+        for name, tensor in model.state_dict().items()
+    }

@@ -3,7 +3,8 @@
 from .base import StreamDecoder, TokenizerLike, id_dtype
 from .bpe import Tokenizer
 from .counts import Counts
-from .show import show
+from .replay import replay
+from .show import page, show
 from .simple import CharTokenizer, WordTokenizer, load
 from .template import Template
 
@@ -17,5 +18,7 @@ __all__ = [
     "WordTokenizer",
     "id_dtype",
     "load",
+    "page",
+    "replay",
     "show",
 ]

@@ -73,30 +73,33 @@ class Tokenizer(Exchange):
     ) -> Tokenizer:
         """Learns merges from text: count the pre-tokens, then join the most frequent pair again and again.
 
-        source: a str or Path is the path of a file or folder, a list of Path several, any other iterable of str is
-            texts. Files are plain text, .jsonl or .parquet, packed as .gz or .zst or not (see `hornbook.documents`). In
-            plain text a line ``<|endoftext|>`` parts documents, and the line breaks around it belong to it; not so
-            if that is no special token here.
-            Memory grows with the distinct pre-tokens, not with the text (a plain file is held whole only for
-            ``pattern=None`` or an unknown regex). Where a text holds a special token, it is cut there. What was
-            counted before (`Counts`) is a source too: ``pattern`` and ``special_tokens`` are then those of the counts.
-        vocab_size: how many ids there will be: 256 bytes, the merges, the special tokens, in this order. If the text
-            runs out of pairs there are fewer, and a warning is logged.
-        pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex (Rust's, with look-around), or None for not
-            at all. Classes of characters such as ``\\p{L}`` are those of Unicode 16.0.
-        tie: of pairs that are equally frequent, which goes first. "huggingface": the smaller pair of ids. With it the
-            merges equal those of ``tokenizers.trainers.BpeTrainer`` over the full byte alphabet. "raw": the same,
-            but a byte counts by its value and not by its id, as rustbpe and tiktoken's vocabularies number them.
-            "largest_content": the greater pair of byte strings, as subword-nmt has it.
-        min_frequency: pairs that occur less often are not joined; training ends when no other is left.
-        max_token_length: no merge makes a token of more bytes than this. (Hugging Face's option of this name means
-            one byte less, and never stops a merge of two bytes.)
-        field: of JSON Lines, or the column of Parquet, that is the text.
-        num_threads: of the counting; all cores if None. The result is the same for any number.
-        progress: called a few times a second with ("count" | "merge", done, total or None): bytes (of files, packed as
-            they are), then merges.
+        Args:
+            source: a str or Path is the path of a file or folder, a list of Path several, any other iterable of str is
+                texts. Files are plain text, .jsonl or .parquet, packed as .gz or .zst or not (see
+                `hornbook.documents`). In plain text a line ``<|endoftext|>`` parts documents, and the line breaks
+                around it belong to it; not so if that is no special token here. Memory grows with the distinct
+                pre-tokens, not with the text (a plain file is held whole only for ``pattern=None`` or an unknown
+                regex). Where a text holds a special token, it is cut there. What was counted before (`Counts`) is a
+                source too: ``pattern`` and ``special_tokens`` are then those of the counts.
+            vocab_size: how many ids there will be: 256 bytes, the merges, the special tokens, in this order. If the
+                text runs out of pairs there are fewer, and a warning is logged.
+            pattern: how text is cut first: "gpt2", "cl100k", "o200k", a regex (Rust's, with look-around), or None for
+                not at all. Classes of characters such as ``\\p{L}`` are those of Unicode 16.0.
+            tie: of pairs that are equally frequent, which goes first. "huggingface": the smaller pair of ids. With it
+                the merges equal those of ``tokenizers.trainers.BpeTrainer`` over the full byte alphabet. "raw": the
+                same, but a byte counts by its value and not by its id, as rustbpe and tiktoken's vocabularies number
+                them. "largest_content": the greater pair of byte strings, as subword-nmt has it.
+            min_frequency: pairs that occur less often are not joined; training ends when no other is left.
+            max_token_length: no merge makes a token of more bytes than this. (Hugging Face's option of this name means
+                one byte less, and never stops a merge of two bytes.)
+            field: of JSON Lines, or the column of Parquet, that is the text.
+            num_threads: of the counting; all cores if None. The result is the same for any number.
+            progress: called a few times a second with ("count" | "merge", done, total or None): bytes (of files, packed
+                as they are), then merges.
 
-        Raises DataError for a missing, empty or broken source, and TokenizerError for options that do not fit.
+        Raises:
+            DataError: for a missing, empty or broken source.
+            TokenizerError: for options that do not fit.
         """
         given = isinstance(source, Counts)
         specials = source.same(pattern, special_tokens) if given else special_list(special_tokens)
@@ -140,10 +143,12 @@ class Tokenizer(Exchange):
         text from strangers cannot smuggle in a special token, and nothing is silently misread. Where one special
         token begins another, the longest counts. Lone surrogates are encoded as U+FFFD.
 
-        max_tokens: only the first so many ids are made. A special token that is not allowed raises also behind them.
-        dropout: BPE-dropout (arXiv:1910.13267) for training: each time before two tokens are joined, every pair that
-            could be is left out with this probability. 0 leaves out nothing, 1 leaves single bytes.
-        seed: of the dropout; the same seed gives the same ids.
+        Args:
+            max_tokens: only the first so many ids are made. A special token that is not allowed raises also behind
+                them.
+            dropout: BPE-dropout (arXiv:1910.13267) for training: each time before two tokens are joined, every pair
+                that could be is left out with this probability. 0 leaves out nothing, 1 leaves single bytes.
+            seed: of the dropout; the same seed gives the same ids.
         """
         if not allowed_special and disallowed_special == "all" and max_tokens is None and not dropout:
             # A third of the time of a short call would go into its options.

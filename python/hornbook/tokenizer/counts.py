@@ -78,7 +78,7 @@ class Counts:
             raise TokenizerError(f"pattern is {pattern!r}, which holds half a character; expected a name or a regex")
         found = source_of(source, field, specials)
         if isinstance(found, Files):
-            where = (found.described(), found.document_end, found.tables(), found.total_bytes)
+            where = (found.described(), found.document_end, found.others(), found.total_bytes)
         else:
             where = ([], None, found, None)
         return cls._wrap(Core.count(*where, pattern, specials, threads, progress))

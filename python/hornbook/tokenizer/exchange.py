@@ -60,7 +60,7 @@ class Exchange:
 
     @property
     def eot_id(self) -> int | None:
-        """The id of <|endoftext|>, which ends a document; None if there is none."""
+        """The id of ``<|endoftext|>``, which ends a document; None if there is none."""
         return self._specials.get(EOT)
 
     @property

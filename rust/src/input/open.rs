@@ -11,12 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use flate2::bufread::GzDecoder;
+use memchr::memchr;
 
 use super::{Packed, Sink, Source};
 use crate::error::{Error, Result};
 
 /// How many first bytes say what a file is.
 const HEAD: usize = 4;
+
+/// A NUL among so many first bytes says that a file is no text, as it does to git. Later ones are let through: texts have
+/// been found with one somewhere.
+const NO_NUL: usize = 8000;
 
 /// A file's text, a chunk at a time.
 pub struct Input {
@@ -91,13 +96,22 @@ impl Input {
             }
         };
         let bytes = &self.buffer[..self.kept + read];
-        let valid = match std::str::from_utf8(bytes) {
-            Ok(valid) => valid,
-            Err(error) if read > 0 && error.error_len().is_none() => {
-                std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default()
+        let (valid, wrong) = match std::str::from_utf8(bytes) {
+            Ok(valid) => (valid, false),
+            Err(error) => {
+                let valid = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+                (valid, read == 0 || error.error_len().is_some())
             }
-            Err(error) => return Err(self.not_utf8(error.valid_up_to())),
         };
+        if self.offset < NO_NUL as u64 {
+            let first = NO_NUL - self.offset as usize;
+            if let Some(at) = memchr(0, &valid.as_bytes()[..first.min(valid.len())]) {
+                return Err(self.binary(at, bytes));
+            }
+        }
+        if wrong {
+            return Err(self.not_utf8(valid.len()));
+        }
         text.push_str(valid);
         let (end, valid) = (bytes.len(), valid.len());
         self.buffer.copy_within(valid..end, 0);
@@ -130,10 +144,28 @@ impl Input {
 
     fn not_utf8(&self, at: usize) -> Error {
         let (offset, byte) = (self.offset + at as u64, self.buffer[at]);
-        let known = if self.packed == Packed::No { recognized(&self.head) } else { None };
-        let hint =
-            known.unwrap_or_else(|| "Convert it first, for instance with `iconv -f cp1252 -t utf-8`".into());
+        let hint = self.known().unwrap_or_else(|| {
+            "If it is text in another encoding, say which, as by `--encoding cp1252`".into()
+        });
         self.error(format_args!("not UTF-8: byte 0x{byte:02x} at offset {offset}. {hint}"))
+    }
+
+    /// What it is by its first bytes, if it is not packed.
+    fn known(&self) -> Option<String> {
+        if self.packed == Packed::No { recognized(&self.head) } else { None }
+    }
+
+    /// A file with a NUL at `at` of `bytes`, the first of it or nearly so.
+    fn binary(&self, at: usize, bytes: &[u8]) -> Error {
+        let zeros = |parity: usize| bytes.iter().skip(parity).step_by(2).filter(|&&byte| byte == 0).count();
+        let half = bytes.len().div_ceil(4); // of the bytes at odd places, or even ones
+        let utf16 = |order| format!("Every other byte is one, as in UTF-16: try `--encoding utf-16-{order}`");
+        let hint = self.known().unwrap_or_else(|| match (zeros(0) > half, zeros(1) > half) {
+            (true, false) => utf16("be"),
+            (false, true) => utf16("le"),
+            _ => "Only text can be read".into(),
+        });
+        self.error(format_args!("binary, not text: byte 0x00 at offset {}. {hint}", self.offset + at as u64))
     }
 }
 
@@ -156,10 +188,8 @@ fn recognized(head: &[u8]) -> Option<String> {
         [0x1f, 0x8b, ..] => ("gzip", "give it the ending .gz"),
         _ if zstd_frame(head) => ("zstd", "give it the ending .zst"),
         b"PAR1" => ("Parquet", "give it the ending .parquet"),
-        b"PK\x03\x04" => ("a zip archive", "unpack it"),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
-            ("UTF-16", "convert it, for instance with `iconv -f utf-16 -t utf-8`")
-        }
+        b"PK\x03\x04" => ("a zip archive", "give it the ending .zip"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => ("UTF-16", "say so by `--encoding utf-16`"),
         _ => return None,
     };
     Some(format!("By its first bytes it is {what}: {to_do}"))

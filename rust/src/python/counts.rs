@@ -1,6 +1,9 @@
 //! Counting, and reading files of text, for Python.
 
+use std::collections::VecDeque;
+use std::io::{self, Read};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,13 +15,16 @@ use pyo3::types::{PyBytes, PyList, PyString};
 use super::watch::{PyWatch, apart, heavy, raise};
 use crate::count::Counting;
 use crate::error::{Error, Result, Watch};
-use crate::input::{Form, Packed, Source, Stream};
+use crate::input::{Batch, Form, Packed, Sizes, Source, Stream};
 use crate::special::Specials;
 use crate::split::Pattern;
 use crate::tally::Tally;
 
 /// How much text is taken from an iterable before it is counted, for each thread.
 const WINDOW: usize = 2 << 20;
+
+/// How many chunks of bytes Python may hand over before the first of them was read.
+const FED_AHEAD: usize = 4;
 
 /// A file: its path, "" or "gz" or "zst", and for JSON Lines the field.
 type File = (PathBuf, String, Option<String>);
@@ -166,37 +172,108 @@ impl Counts {
     }
 }
 
-/// The texts of files, each whole, some at a time.
+/// The texts of files, each whole, some at a time; or those of one file whose bytes Python hands over.
 #[pyclass(frozen, module = "hornbook._core")]
 pub struct Reading {
     stream: Mutex<Stream>,
+    /// Where bytes go that are handed over.
+    feed: Mutex<Option<SyncSender<Vec<u8>>>>,
+    /// What was read while bytes were waiting to be taken.
+    waiting: Mutex<VecDeque<Batch>>,
+}
+
+impl Reading {
+    fn of(stream: Stream, feed: Option<SyncSender<Vec<u8>>>) -> Self {
+        Reading { stream: Mutex::new(stream), feed: Mutex::new(feed), waiting: Mutex::default() }
+    }
 }
 
 #[pymethods]
 impl Reading {
     #[new]
     fn new(files: Vec<File>, document_end: Option<&str>) -> Self {
-        Reading { stream: Mutex::new(Stream::open(sources(files, document_end), None, 2)) }
+        Reading::of(Stream::open(sources(files, document_end), None, 2), None)
     }
 
-    /// The next texts, and how many bytes of the files have been read; `None` at the end.
-    fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<(Bound<'py, PyList>, u64)>> {
-        let batch = heavy(py, usize::MAX, |watch| {
+    /// Reads a file whose bytes come by `push`; its path is for errors.
+    #[staticmethod]
+    fn fed(file: File, document_end: Option<&str>) -> Self {
+        let (feed, chunks) = sync_channel(FED_AHEAD);
+        let reader: Box<dyn Read + Send> = Box::new(Fed { chunks, chunk: Vec::new(), taken: 0 });
+        let files = sources(vec![file], document_end).into_iter().zip([Some(reader)]).collect();
+        Reading::of(Stream::of(files, None, 2, Sizes::default()), Some(feed))
+    }
+
+    /// Hands over the next bytes; `None` says that there are no more. Waits until there is room for them.
+    fn push(&self, py: Python<'_>, chunk: Option<&[u8]>) -> PyResult<()> {
+        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(chunk), Some(sender)) = (chunk, feed.as_ref()) else {
+            *feed = None;
+            return Ok(());
+        };
+        let mut chunk = chunk.to_vec();
+        heavy(py, usize::MAX, |watch| {
             let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
             loop {
-                match stream.next(Duration::from_millis(50))? {
-                    Some(batch) => return Ok(batch),
-                    None => watch.tick("", 0, None)?,
+                match sender.try_send(chunk) {
+                    Ok(()) | Err(TrySendError::Disconnected(_)) => return Ok(()), // `next` says why nobody listens
+                    Err(TrySendError::Full(back)) => chunk = back,
                 }
+                // Either the thread works on what it has, or it waits for somebody to take what it has read.
+                if let Some(Some(batch)) = stream.next(Duration::from_millis(1))? {
+                    self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(batch);
+                }
+                watch.tick("", 0, None)?;
             }
-        })?;
-        let list = |batch: crate::input::Batch| {
+        })
+    }
+
+    /// The next texts, and how many bytes of the files have been read; `None` at the end, and without `wait` also if
+    /// nothing is ready.
+    #[pyo3(signature = (wait = true))]
+    fn next<'py>(&self, py: Python<'py>, wait: bool) -> PyResult<Option<(Bound<'py, PyList>, u64)>> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let batch = match waiting {
+            Some(batch) => Some(batch),
+            None => heavy(py, usize::MAX, |watch| {
+                let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+                loop {
+                    match stream.next(Duration::from_millis(if wait { 50 } else { 0 }))? {
+                        Some(batch) => return Ok(batch),
+                        None if !wait => return Ok(None),
+                        None => watch.tick("", 0, None)?,
+                    }
+                }
+            })?,
+        };
+        let list = |batch: Batch| {
             Ok((
                 PyList::new(py, batch.parts().map(|text| PyString::new(py, text)).collect::<Vec<_>>())?,
                 batch.read,
             ))
         };
         batch.map(list).transpose()
+    }
+}
+
+/// The bytes that were handed over, as the thread reads them.
+struct Fed {
+    chunks: Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    taken: usize,
+}
+
+impl Read for Fed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.taken == self.chunk.len() {
+            match self.chunks.recv() {
+                Ok(chunk) => (self.chunk, self.taken) = (chunk, 0),
+                Err(_) => return Ok(0),
+            }
+        }
+        let read = (&self.chunk[self.taken..]).read(buffer)?;
+        self.taken += read;
+        Ok(read)
     }
 }
 

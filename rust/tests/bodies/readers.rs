@@ -56,7 +56,7 @@ impl Read for Portions {
     }
 }
 
-/// A file read in small windows has the counts of the whole text, and bytes that are not UTF-8 are named.
+/// A file read in small windows has the counts of the whole text, and bytes that are not UTF-8 are named, or the first NUL.
 pub fn source(data: &[u8]) {
     let mut input = Input::new(data);
     let (pattern, cutter) = &cutters()[input.below(cutters().len())];
@@ -77,7 +77,15 @@ pub fn source(data: &[u8]) {
     let sizes = Sizes { chunk: window.max(4), bytes: window, texts: 4 };
     let stream = Stream::of(vec![(source, Some(reader))], cut, 1, sizes);
     let result = counting.add_stream(stream, None, &mut ());
+    let valid = std::str::from_utf8(file).map_or_else(|error| error.valid_up_to(), str::len);
     match std::str::from_utf8(file) {
+        _ if file[..valid].contains(&0) => {
+            let (at, refused) = (file.iter().position(|&byte| byte == 0).unwrap(), result.unwrap_err());
+            assert!(
+                refused.message.contains(&format!("binary, not text: byte 0x00 at offset {at}.")),
+                "{refused}"
+            );
+        }
         Ok(text) => {
             result.unwrap();
             assert_eq!(counting.bytes(), text.len() as u64);

@@ -1,0 +1,98 @@
+"""``hornbook prepare``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import OmitArgPrefixes
+
+from .. import config, corpora, files
+from ..documents import Files, exists
+from ..errors import ConfigError
+from ..prepare import SHARD_TOKENS, Steps, run
+from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
+
+LEAST_HELDOUT = 4000  # bytes of a generated corpus: a few documents at least, however small its share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Clean text and encode it into token shards for training.
+
+    An interrupted command goes on where it was when it is given again. One that was done finds its shards, looks
+    whether they are whole, and does nothing. Shards of another command are replaced once the new ones are whole.
+    """
+
+    source: Sources
+    """text, .jsonl, .parquet or .zip files, packed as .gz or .zst or not, folders of them, or a corpus's name"""
+    tokenizer: str
+    """a folder, a file, or gpt2, cl100k_base, o200k_base"""
+    out: Path
+    """the folder to write the shards to; until they are whole it is called OUT.partial"""
+    field: Field = "text"
+    heldout: float = 0.05
+    """the share of documents to keep for measuring; a corpus that has its own held-out part uses that"""
+    encoding: Encoding = None
+    size: str | None = None
+    """of a corpus: as many of its first documents as so many bytes hold, such as 5MB"""
+    seed: int = 0
+    """of a generated corpus"""
+    steps: OmitArgPrefixes[Steps] = dataclasses.field(default_factory=Steps)
+    shard_tokens: int = SHARD_TOKENS
+    """how many tokens a file may hold"""
+    num_threads: int | None = None
+    """for encoding; all cores if not given"""
+    fresh: bool = False
+    """begin anew, whatever is there"""
+
+    def run(self) -> None:
+        check_place(self.out, folder=True)
+        texts: Any
+        kept_back: Any = self.heldout
+        total = about = None
+        corpus = None
+        if len(self.source) == 1 and not exists(self.source[0]):
+            corpus = corpora.CORPORA.get(self.source[0])
+        if corpus is not None and (corpus.splits or self.size is not None):
+            total = corpus.size if self.size is None else parse_size(self.size)
+            about = f"{corpus.name}, {total} bytes, seed {self.seed}"
+            texts = corpus.documents(total, seed=self.seed)
+            if "heldout" in corpus.splits and self.heldout:
+                most = max(LEAST_HELDOUT, round((total or 0) * self.heldout))
+                kept_back = list(corpus.documents(most, seed=self.seed, split="heldout"))
+                about += f", {most} held out"
+        elif self.size is not None:
+            raise ConfigError("--size is for the corpora of `hornbook corpus list`; a file is read whole")
+        else:
+            texts = opened(self.source, self.field, encoding=self.encoding)
+            if corpus is not None and not isinstance(texts, Files):
+                texts, total = corpus.name, corpus.measure()
+        with meter() as progress:
+
+            def tell(documents: int, done: int) -> None:
+                if isinstance(texts, Files):
+                    progress("encode", texts.bytes_read, texts.total_bytes)
+                else:
+                    progress("encode", min(done, total or done), total)
+
+            manifest = run(
+                texts, open_tokenizer(self.tokenizer), self.out, steps=self.steps, heldout=kept_back, about=about,
+                shard_tokens=self.shard_tokens, num_threads=self.num_threads, fresh=self.fresh, progress=tell,
+            )  # fmt: skip
+        files.write(self.out / "config.toml", config.to_toml(self))
+        for row in manifest["steps"]:
+            if row["step"] == "read" or row["dropped"] or row["changed"]:
+                note(describe(row))
+        for name, split in manifest["splits"].items():
+            counts = f"{split['documents']:,} documents, {split['bytes']:,} bytes, {split['tokens']:,} tokens"
+            note(f"{self.out}: {name}: {counts}")
+
+
+def describe(row: dict[str, Any]) -> str:
+    """A step's counts in words."""
+    parts = [f"{row['kept']:,} documents, {row['bytes']:,} bytes"]
+    parts += [f"{row[what]:,} {what}" for what in ("dropped", "changed") if row[what]]
+    return f"{row['step']}: {', '.join(parts)}"

@@ -1,0 +1,88 @@
+"""What a corpus is: a stream of documents, and what to know of it before reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a corpus can be read at once, and where it is or what to do."""
+
+    here: bool
+    words: str
+
+
+HERE = State(True, "here")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that Hornbook knows.
+
+    Attributes:
+        about: one line: what it is, and what a document is.
+        licence: who may use it.
+        source: where it comes from.
+        size: bytes of its documents; of one without end, as many as are read if not told otherwise; None where that
+            depends on the machine (see `measure`) or is not known.
+        read: its documents, in an order that is always the same. With ``splits`` it takes a seed and a split.
+        state: whether it is here already.
+        network: whether it must be downloaded before the first reading.
+        splits: parts that were made to be held apart, such as ("train", "heldout"); such a corpus has no end.
+        file: for a corpus that is one file of plain text, what finds that file or downloads it.
+    """
+
+    name: str
+    about: str
+    licence: str
+    source: str
+    size: int | None
+    read: Callable[..., Iterable[str]]
+    state: Callable[[], State] = lambda: HERE
+    network: bool = False
+    splits: tuple[str, ...] = ()
+    file: Callable[[], Path] | None = None
+    measured: Callable[[], int | None] = lambda: None
+
+    def measure(self) -> int | None:
+        """Its bytes, about, on this machine; None if it has no end, or if that is not known."""
+        return None if self.splits else self.measured() if self.size is None else self.size
+
+    def documents(self, size: int | None = None, *, seed: int = 0, split: str = "train") -> Iterator[str]:
+        """Its documents.
+
+        Args:
+            size: of the first documents as many as fit into so many bytes of UTF-8, each counted with one more that
+                parts it from the next; all if None, of a corpus without end as many as fit into its ``size``.
+            seed, split: of a corpus with splits.
+
+        Raises:
+            DataError: for a split or seed that it does not have, and for a corpus that is not here and cannot be had.
+        """
+        size = self.size if size is None and self.splits else size
+        texts = self.all_documents(seed=seed, split=split)
+        return texts if size is None else _first(texts, size)
+
+    def all_documents(self, *, seed: int = 0, split: str = "train") -> Iterator[str]:
+        """All of them; of a corpus with splits there is no end. Raises DataError as `documents` does."""
+        if split not in (self.splits or ("train",)):
+            has = " and ".join(map(repr, self.splits)) if self.splits else "'train' only"
+            raise DataError(f"{self.name} has the splits {has}, not {split!r}")
+        if self.splits:
+            return iter(self.read(seed=seed, split=split))
+        if seed != 0:
+            raise DataError(f"{self.name} is always the same; a seed is for generated corpora")
+        return iter(self.read())
+
+
+def _first(texts: Iterator[str], size: int) -> Iterator[str]:
+    for text in texts:
+        size -= len(text.encode("utf-8", "surrogatepass")) + 1
+        if size < 0:
+            return
+        yield text
