@@ -203,7 +203,8 @@ def test_no_room(what: str, read_only: bool, made: Path, tmp_path: Path) -> None
     done, kept = on_a_disk(4 if what == "tokenizer count" else 40, made, disk, commands[what], read_only=read_only)
     one_line(done, REFUSED[read_only])
     left = {path.name for path in kept.iterdir() if path.is_file() or any(path.iterdir())}
-    assert left <= {"run", "shards.partial"}, left
+    assert left <= {"run", "shards.partial", "tok"}, left
+    assert not (kept / "tok" / "tokenizer.json").exists()  # it comes last: what is beside it is no tokenizer
     assert hb.load(kept / "run")[1] is not None
 
 
