@@ -59,7 +59,7 @@ def test_benchmarks_without_a_gpu(tmp_path: Path) -> None:
         assert end["failed"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_the_demo(tmp_path: Path) -> None:
     """The README's demo, as it stands: two minutes of training, what it prints, what it leaves and what it reaches."""
     first = blocks(README, "bash")[0]
