@@ -36,7 +36,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of several processes, or that want the machine alone, count as slow, so that CI's slow part runs them. Where
+    """Tests of several processes, or that want the machine alone, count as slow, so that CI runs them. Where
     tests run in several processes, those of a file run in one, as they share what they made; the thousands of the
     kernels share nothing."""
     for item in items:
