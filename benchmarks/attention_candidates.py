@@ -39,7 +39,7 @@ HEAD_DIMS = (128, 64)
 # The plain kernels in other blocks than their own table's, which was made without a GPU, too: the one of the way forth,
 # and the ones of dK and dV, and of dQ, of which one at a time is in other blocks.
 PLAIN = ((128, 64, 4, 2), (128, 64, 8, 3), (128, 32, 4, 3), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 4, 2))
-OF_KEYS = ((64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 3), (64, 128, 8, 2), (128, 64, 8, 2))
+OF_KEYS = ((64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 3), (64, 128, 8, 2), (32, 128, 8, 2))
 OF_QUERIES = (
     (64, 64, 4, True, 2), (64, 64, 4, False, 2), (64, 64, 8, True, 2), (128, 64, 8, True, 2), (128, 64, 8, False, 2),
     (128, 32, 8, True, 3),

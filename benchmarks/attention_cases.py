@@ -33,8 +33,8 @@ ATTENTION = replace(
 TOKENS, CHANNELS = 16_384, 2048
 LENGTHS = (1024, 2048, 4096, 8192, 16_384)
 GPT2 = (16, 1024, 12, 64)
-PAGE = 16
-"""tokens of a page of a cache in pages"""
+PAGES = {"paged": 16, "pages of 256": 256}
+"""form → tokens of a page of a cache in pages: as servers have them, and the fewest that FlashAttention-2 takes"""
 
 
 def lengths(T: int, B: int, form: str) -> list[int]:
@@ -59,15 +59,16 @@ def decode_work(shape: Shape, form: str, direction: str, size: int) -> tuple[int
 
 
 def decode_inputs(shape: Shape, form: str) -> list[Any]:
-    """q (B, T_q, H, D); caches (B, T, H_kv, D), or (pages, PAGE, H_kv, D)."""
+    """q (B, T_q, H, D); caches (B, T, H_kv, D), or (pages, tokens of one, H_kv, D)."""
     B, T_q, T, H, D, H_kv = shape
-    cache = (B * -(-T // PAGE), PAGE, H_kv, D) if form == "paged" else (B, T, H_kv, D)
+    page = PAGES.get(form)
+    cache = (B, T, H_kv, D) if page is None else (B * -(-T // page), page, H_kv, D)
     return [Fixed((B, T_q, H, D)), Fixed(cache), Fixed(cache)]
 
 
-def block_table(B: int, T: int, device: torch.device | str) -> Tensor:
+def block_table(B: int, T: int, page: int, device: torch.device | str) -> Tensor:
     """(B, pages of a sequence), int32: where the pages of each sequence are, all over the cache."""
-    pages = -(-T // PAGE)
+    pages = -(-T // page)
     order = torch.randperm(B * pages, generator=torch.Generator().manual_seed(0))
     return order.to(device=device, dtype=torch.int32).view(B, pages)
 
@@ -77,8 +78,8 @@ def valid(case: Case, tensors: Sequence[Tensor], b: int) -> tuple[Tensor, Tensor
     B, _, T = case.shape[:3]
     length = lengths(T, B, case.form)[b]
     _, k, v = tensors
-    if case.form == "paged":
-        at = block_table(B, T, k.device)[b].long()
+    if case.form in PAGES:
+        at = block_table(B, T, PAGES[case.form], k.device)[b].long()
         k, v = (t[at].flatten(0, 1)[None] for t in (k, v))
         return k[:, :length], v[:, :length]
     return k[b : b + 1, :length], v[b : b + 1, :length]
@@ -101,7 +102,7 @@ def decode_error(
 
 DECODE = Operation(
     "decode", "BxT_qxTxHxDxH_kv", (), (), (2, 1, 64, 2, 64, 2), (1, 1, 1024, 12, 64, 12),
-    {"": {}, "ragged": {}, "paged": {}}, decode_inputs, decode_work, decode_error, {}, lambda dtype: iter(()),
+    {form: {} for form in ("", "ragged", *PAGES)}, decode_inputs, decode_work, decode_error, {}, lambda dtype: iter(()),
     directions=("forward",),
 )  # fmt: skip
 
@@ -133,7 +134,7 @@ def groups(quick: bool = False) -> dict[str, list[tuple[Operation, str, Shape]]]
     softcap = [(ATTENTION, "softcap 2", of_length(4096, 256))]
     decode = [_decode(shape, T_q) for shape in (LARGE_CACHE[0], SMALL_CACHE) for T_q in (1, *SEVERAL)]
     decode += [_decode(shape, 1) for shape in LARGE_CACHE[1:]]
-    decode += [_decode(LARGE_CACHE[1], 1, form) for form in ("ragged", "paged")]
+    decode += [_decode(LARGE_CACHE[1], 1, form) for form in ("ragged", *PAGES)]
     found = {
         "forward": causal, "backward": causal, "window": window, "decode": decode, "full": full, "gqa": gqa,
         "documents": documents, "widths": widths, "softcap": softcap,

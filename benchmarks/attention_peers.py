@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import report
-from .attention_cases import PAGE, block_table, lengths
+from .attention_cases import PAGES, block_table, lengths
 from .kernels import ANY_ORDER, Found, too_large
 from .operations import Case, Function
 from .operations.attention import sizes, spans
@@ -194,7 +194,8 @@ def decode_function(name: str, case: Case, device: str, free: float = math.inf) 
     """(q, k_cache, v_cache) → (B, T_q, H, D) of a case of decoding; raises as `function`."""
     B, T_q, T, H, _, H_kv = case.shape
     there = torch.tensor(lengths(T, B, case.form), dtype=torch.int32, device=device)
-    table = block_table(B, T, device) if case.form == "paged" else None
+    page = PAGES.get(case.form)
+    table = None if page is None else block_table(B, T, page, device)
     if name == "fused":
         decode = importlib.import_module("..kernels.decode_attention", __package__).decode_attention
         return lambda q, k, v, **_: decode(q, k, v, there, block_table=table)
@@ -207,7 +208,9 @@ def decode_function(name: str, case: Case, device: str, free: float = math.inf) 
             raise LacksError("not asked: its caches in pages are emulated")
         return _decode_flex(case, there, device)
     if name == "FlashInfer":
-        return _decode_flashinfer(case, there, table, device)
+        return _decode_flashinfer(case, there, table, page or 16, device)
+    if name == "FA2" and page is not None and page % 256:
+        raise LacksError(f"takes pages of 256 tokens and multiples of it, not of {page}")
     flash = importlib.import_module(FLASH[name]).flash_attn_with_kvcache
     pages = {} if table is None else {{"FA2": "block_table", "FA3": "page_table"}[name]: table}
     return lambda q, k, v, **_: first(flash(q, k, v, cache_seqlens=there, causal=True, **pages))
@@ -215,10 +218,16 @@ def decode_function(name: str, case: Case, device: str, free: float = math.inf) 
 
 def _decode_sdpa(name: str, T_q: int, T: int, grouped: bool, device: str) -> Function:
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.bias import causal_lower_right
 
     backend = SDPBackend.__members__[name]
-    # SDPA's own causal mask is aligned to the first key, ours to the last. One query sees all.
-    mask = torch.ones(T_q, T, dtype=torch.bool, device=device).tril(T - T_q) if T_q > 1 else None
+    # SDPA's own causal mask is aligned to the first key, ours to the last. One query sees all. Of several, two backends
+    # are told so by what PyTorch has for it, which needs no mask in memory (and which flash takes alone).
+    mask: Any = None
+    if T_q > 1 and name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION"):
+        mask = causal_lower_right(T_q, T)
+    elif T_q > 1:
+        mask = torch.ones(T_q, T, dtype=torch.bool, device=device).tril(T - T_q)
 
     def call(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -246,31 +255,31 @@ def _decode_flex(case: Case, there: Tensor, device: str) -> Function:
     return call
 
 
-def _decode_flashinfer(case: Case, there: Tensor, table: Tensor | None, device: str) -> Function:
+def _decode_flashinfer(case: Case, there: Tensor, table: Tensor | None, page: int, device: str) -> Function:
     """Planned once, as a program does for all layers of a step. A cache that is not in pages is one in whole pages, one
-    after the other."""
+    after the other. Where heads share keys, on tensor cores, as its authors advise."""
     library: Any = importlib.import_module("flashinfer")
     B, T_q, T, H, D, H_kv = case.shape
-    if T % PAGE:
-        raise LacksError(f"{T} tokens are no whole pages of {PAGE}")
+    if T % page:
+        raise LacksError(f"{T} tokens are no whole pages of {page}")
     if table is None:
-        table = torch.arange(B * T // PAGE, dtype=torch.int32, device=device).view(B, -1)
-    used = -(-there // PAGE)
+        table = torch.arange(B * T // page, dtype=torch.int32, device=device).view(B, -1)
+    used = -(-there // page)
     ends = F.pad(used.cumsum(0), (1, 0)).to(torch.int32)
     indices = torch.cat([table[b, :n] for b, n in enumerate(used.tolist())])
-    last = (there - 1) % PAGE + 1
+    last = (there - 1) % page + 1
     workspace = torch.empty(128 << 20, dtype=torch.uint8, device=device)
     of_type = {"q_data_type": FORMATS[case.dtype], "kv_data_type": FORMATS[case.dtype]}
     if T_q == 1:
-        wrapper = library.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD")
-        wrapper.plan(ends, indices, last, H, H_kv, D, PAGE, **of_type)
+        wrapper = library.BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD", use_tensor_cores=H >= 4 * H_kv)
+        wrapper.plan(ends, indices, last, H, H_kv, D, page, **of_type)
     else:
         wrapper = library.BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
         queries = torch.arange(0, B * T_q + 1, T_q, dtype=torch.int32, device=device)
-        wrapper.plan(queries, ends, indices, last, H, H_kv, D, PAGE, causal=True, **of_type)
+        wrapper.plan(queries, ends, indices, last, H, H_kv, D, page, causal=True, **of_type)
 
     def call(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
-        k, v = (t.view(-1, PAGE, H_kv, D) for t in (k, v))
+        k, v = (t.view(-1, page, H_kv, D) for t in (k, v))
         return wrapper.run(q.flatten(0, 1), (k, v)).view(q.shape)
 
     return call

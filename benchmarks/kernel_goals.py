@@ -103,8 +103,7 @@ GOALS = (
     Goal(("linear_cross_entropy",), ("both",), most=1.15, shapes=(frozenset((8192, 128_256, 4096)),)),
     Goal(("linear_cross_entropy",), ("both",), most=1.30, shapes=(frozenset((65_536, 50_304, 768)),)),
     Goal(("gelu", "relu2", "swiglu", "rope"), BOTH_WAYS, share=0.95),
-    # A read alone is faster than a copy, which turns the memory's direction again and again.
-    Goal(("decode_attention",), ("forward",), share=1.03, shapes=(frozenset((8, 1, 32_768, 64, 128)),)),
+    # decode_attention's are in `attention_goals`, as attention's are.
     # At most four times as long as reading the logits once takes.
     Goal(
         ("sample_logits",), ("forward",), share=0.25, forms=("all filters",), shapes=(frozenset((128, 128_256)),),

@@ -10,6 +10,8 @@ need its result. In the usual order nothing can:
     carry_qk     s_{j+1} = q k_{j+1}ᵀ  beside  p_j = softmax step of s_j;  acc += p_j v_j
     carry_p      s_j = q k_jᵀ;  acc += p_{j-1} v_{j-1}  beside  p_j = softmax step of s_j
                  (within a warp group as Shah et al., 2024, https://arxiv.org/abs/2407.08608)
+    carry_p_persistent   the same, and as many programs as run at once, each of which takes every so many blocks: what a
+                 program does before its first product is done once
     specialized  the usual order; Triton gives the copies to a warp group of their own, and half the queries each to
                  two others, which drift apart until one multiplies while the other takes exponentials
 
@@ -114,15 +116,13 @@ def carry_p(acc, m, l, p, q, K, V, b, h, begin, end, last, c, MASKED: tl.constex
 
 
 @triton.jit
-def attention_forward_pipelined(
-    Q, K, V, O, L, q_b, q_t, q_h, T_q, T_k, H, H_kv, heads, together, c,
+def attend(
+    tile, Q, K, V, O, L, q_b, q_t, q_h, T_q, T_k, H, H_kv, heads, together, c,
     CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     ORDER: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries of one head. Q and O describe (B, H, T_q, D), K and V (B, H_kv, T_k, D); heads is B H, c is
-    scale / ln 2. In "specialized" Q and O are pointers, and q_b, q_t, q_h Q's strides: Triton 3.6 cuts a block of
-    queries in two, but not a descriptor that comes from outside (and copies what is nobody's, without a word)."""
-    block, head = place(tl.program_id(0), tl.cdiv(T_q, BLOCK_M), heads, together, CAUSAL)
+    """The block of queries and the head that are number ``tile`` in turn."""
+    block, head = place(tile, tl.cdiv(T_q, BLOCK_M), heads, together, CAUSAL)
     whole, end = tiles(block, T_q, T_k, CAUSAL, BLOCK_M, BLOCK_N)
     b, h = head // H, head % H
     h_kv = h // (H // H_kv)
@@ -175,7 +175,27 @@ def attention_forward_pipelined(
     tl.store(L + tl.cast(head, tl.int64) * T_q + i, (m + tl.log2(l)) * LN2, mask=i < T_q)
 
 
-VARIANTS = ("tma", "carry_qk", "carry_p", "specialized")
+@triton.jit
+def attention_forward_pipelined(
+    Q, K, V, O, L, q_b, q_t, q_h, T_q, T_k, H, H_kv, heads, together, c,
+    CAUSAL: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ORDER: tl.constexpr, PERSISTENT: tl.constexpr,
+):  # fmt: skip
+    """One block of queries of one head; or, PERSISTENT, every so many of them. Q and O describe (B, H, T_q, D), K and V
+    (B, H_kv, T_k, D); heads is B H, c is scale / ln 2. In "specialized" Q and O are pointers, and q_b, q_t, q_h Q's
+    strides: Triton 3.6 cuts a block of queries in two, but not a descriptor that comes from outside (and copies what is
+    nobody's, without a word)."""
+    if PERSISTENT:
+        for tile in range(tl.program_id(0), tl.cdiv(T_q, BLOCK_M) * heads, tl.num_programs(0)):
+            attend(tile, Q, K, V, O, L, q_b, q_t, q_h, T_q, T_k, H, H_kv, heads, together, c, CAUSAL, D, BLOCK_D,
+                   BLOCK_M, BLOCK_N, ORDER)  # fmt: skip
+    else:
+        attend(tl.program_id(0), Q, K, V, O, L, q_b, q_t, q_h, T_q, T_k, H, H_kv, heads, together, c, CAUSAL, D,
+               BLOCK_D, BLOCK_M, BLOCK_N, ORDER)  # fmt: skip
+
+
+PERSISTENT = "_persistent"
+VARIANTS = ("tma", "carry_qk", "carry_p", "specialized", "carry_p_persistent")
 CANDIDATES: dict[int, tuple[Choice, ...]] = {
     32: (
         Choice("tma", 128, 128, 8, 3), Choice("carry_qk", 128, 64, 8, 3), Choice("carry_p", 128, 64, 8, 3),
@@ -186,6 +206,7 @@ CANDIDATES: dict[int, tuple[Choice, ...]] = {
         Choice("carry_qk", 128, 128, 8, 2), Choice("carry_qk", 128, 64, 8, 3), Choice("carry_qk", 64, 128, 4, 2),
         Choice("carry_p", 128, 128, 8, 2), Choice("carry_p", 128, 64, 8, 3), Choice("carry_p", 64, 128, 4, 2),
         Choice("specialized", 128, 128, 4, 2), Choice("specialized", 128, 64, 4, 3),
+        Choice("carry_p_persistent", 128, 128, 8, 2), Choice("carry_p_persistent", 64, 128, 4, 2),
     ),
     128: (
         Choice("tma", 128, 128, 8, 2), Choice("tma", 128, 64, 8, 3),
@@ -254,10 +275,14 @@ def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, choice:
     else:
         Q, O = (library.descriptor(t.transpose(1, 2), block_q) for t in (q, o))
     together = attention_schedule.fit(B * H, H // H_kv, T_k, D, q.element_size())
+    programs, persistent = library.cdiv(T_q, choice.block_m) * B * H, choice.variant.endswith(PERSISTENT)
+    if persistent:  # as many as run at once: 8 warps of so many registers are one of a multiprocessor, 4 are two
+        programs = min(programs, library.multiprocessors(q.device) * (8 // choice.warps))
     launch(
-        attention_forward_pipelined, (library.cdiv(T_q, choice.block_m) * B * H,),
+        attention_forward_pipelined, (programs,),
         Q, K, V, O, log_sum, *q.stride()[:3], T_q, T_k, H, H_kv, B * H, together, scale * math.log2(math.e),
-        CAUSAL=causal, D=D, BLOCK_D=block_d, BLOCK_M=choice.block_m, BLOCK_N=choice.block_n, ORDER=choice.variant,
+        CAUSAL=causal, D=D, BLOCK_D=block_d, BLOCK_M=choice.block_m, BLOCK_N=choice.block_n,
+        ORDER=choice.variant.removesuffix(PERSISTENT), PERSISTENT=persistent,
         num_warps=choice.warps, num_stages=choice.stages,
     )  # fmt: skip
     return o, log_sum

@@ -17,6 +17,7 @@ FAST = {
     "carry_qk": "attention_pipelined",
     "carry_p": "attention_pipelined",
     "specialized": "attention_pipelined",
+    "carry_p_persistent": "attention_pipelined",
     "gluon": "attention_gluon",
     "gluon_together": "attention_gluon",
     "ordered": "attention_single_pass",

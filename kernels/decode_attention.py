@@ -260,7 +260,6 @@ SPLIT_BYTES = 1 << 16  # of keys and values, at least, and
 SPLIT_SHARE = 4  # times as many as of the part of a result that a split leaves: what makes it worth merging
 MOST_SPLITS = 256
 MERGED = 16  # splits that a program merges at a time
-MULTIPROCESSORS = 132  # where there is no GPU: those of an H200
 
 
 def parts(D: int) -> tuple[int, int]:
@@ -289,13 +288,6 @@ def number_of_splits(programs: int, room: int, least: int, slots: int) -> int:
     return min(n for n, share in full.items() if share >= 0.9 * max(full.values()))
 
 
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return MULTIPROCESSORS
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def _decode(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, lengths: Tensor, block_table: Tensor | None, window: int,
     scale: float, softcap: float, slopes: Tensor | None,
@@ -312,7 +304,7 @@ def _decode(
     least = max(1, SPLIT_BYTES // (2 * D * size), SPLIT_SHARE * 4 * D * rows // (2 * D * size))  # keys of a split
     least = library.cdiv(least, cut.keys) * cut.keys
     programs = B * H_kv * library.cdiv(rows, cut.rows)
-    splits = number_of_splits(programs, room, least, cut.programs * multiprocessors(q.device))
+    splits = number_of_splits(programs, room, least, cut.programs * library.multiprocessors(q.device))
     part, log_sum = o, o
     if splits > 1:
         part = q.new_empty(B, splits, T_q, H, D, dtype=torch.float32)

@@ -222,6 +222,12 @@ def family(t: Tensor) -> int:
 
 
 @cache
+def multiprocessors(device: torch.device) -> int:
+    """How many a GPU has; where there is none, as many as an H200."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+@cache
 def _capability(device: int) -> int:
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor

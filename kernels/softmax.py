@@ -19,7 +19,6 @@ is told to keep what is read the first time, and not to keep what is read or wri
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -187,16 +186,10 @@ def tile(table: dict[int, tuple[int, int]], n_cols: int) -> tuple[int, int, int]
     return None
 
 
-@cache
-def multiprocessors(device: torch.device) -> int:
-    """How many a GPU has; of a CPU, which only pretends, as many as an H200."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
-
-
 def long_tile(n_rows: int, n_cols: int, x: Tensor) -> tuple[int, dict[str, int]]:
     """How many programs share long rows between them, and in what chunks they go."""
     lanes, warps, at_once = next(shape for most, shape in LONG_TABLE.items() if n_cols <= most)
-    programs = min(n_rows, at_once * multiprocessors(x.device))
+    programs = min(n_rows, at_once * library.multiprocessors(x.device))
     return programs, {"LANES": lanes, "WIDE": 16 // x.element_size(), "num_warps": warps}
 
 

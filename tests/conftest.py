@@ -36,10 +36,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of several processes count as slow, so that CI's slow part runs them. Where tests run in several processes,
-    those of a file run in one, as they share what they made; the thousands of the kernels share nothing."""
+    """Tests of several processes, or that want the machine alone, count as slow, so that CI runs them. Where
+    tests run in several processes, those of a file run in one, as they share what they made; the thousands of the
+    kernels share nothing."""
     for item in items:
-        if item.get_closest_marker("dist"):
+        if item.get_closest_marker("dist") or item.get_closest_marker("alone"):
             item.add_marker(pytest.mark.slow)
         if item.path.stem != "test_every_kernel":
             item.add_marker(pytest.mark.xdist_group(item.path.stem))

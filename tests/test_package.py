@@ -149,10 +149,19 @@ def test_wheel_says_what_it_is(wheel: Path):
 
     requirements = metadata.get_all("Requires-Dist")
     needed = {text.split(">")[0] for text in requirements if "extra ==" not in text}
-    assert needed == {"torch", "numpy", "triton", "safetensors", "tyro", "rich", "matplotlib"}
+    assert needed == {"torch", "numpy", "triton", "safetensors", "tyro", "rich", "matplotlib", "httpx"}
     assert "torch>=2.11" in requirements
     assert [text for text in requirements if text.startswith("triton")] == ["triton>=3.6 ; platform_system == 'Linux'"]
-    assert set(metadata.get_all("Provides-Extra")) == {"data", "test", "serve", "docs", "lessons", "peers", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "data",
+        "bible",
+        "test",
+        "serve",
+        "docs",
+        "lessons",
+        "peers",
+        "dev",
+    }
 
 
 def test_wheel_and_sdist_are_small_and_say_where_they_run(wheel: Path, sdist: Path):

@@ -38,11 +38,13 @@ def test_one_screen_and_no_lost_links() -> None:
 
 @pytest.mark.slow
 def test_shell_lines(tmp_path: Path) -> None:
-    """Use it, and then, on the shards that this leaves, swap the kernels."""
-    for word in ("hornbook corpus write", "hornbook doctor"):
+    """Use it, and then, on what this leaves, do the same again from its configuration, and swap the kernels."""
+    for word in ("hornbook corpus write", "--config runs/mine", "export SMALL"):
         (lines,) = (b for b in blocks(README, "bash") if word in b)
         shell("set -e; " + lines, tmp_path).splitlines()
     assert (tmp_path / "runs/mine/loss.svg").exists()
+    models = [(tmp_path / f"runs/{run}/checkpoints/step-000100/model.safetensors") for run in ("mine", "again")]
+    assert models[0].read_bytes() == models[1].read_bytes(), "the same model, to the last bit"
     assert (tmp_path / "runs/fused/loss.svg").exists()
     assert (tmp_path / "runs/composed/loss.svg").exists()
 
@@ -59,7 +61,7 @@ def test_benchmarks_without_a_gpu(tmp_path: Path) -> None:
         assert end["failed"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_the_demo(tmp_path: Path) -> None:
     """The README's demo, as it stands: two minutes of training, what it prints, what it leaves and what it reaches."""
     first = blocks(README, "bash")[0]

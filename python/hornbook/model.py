@@ -346,13 +346,23 @@ class GPT(nn.Module):
     @classmethod
     def from_tensors(cls, config: GPTConfig, tensors: dict[str, Tensor], source: str) -> GPT:
         """A model made of ``tensors``, by name; ``source`` is for messages. Draws nothing from PyTorch's generator."""
+        if config.n_layer <= len(tensors):
+            with torch.device("meta"):  # a configuration that does not fit may ask for any amount of memory
+                cls(config).check_tensors(tensors, source)
+        else:
+            raise CheckpointError(f"{source}: {len(tensors)} tensors are no model of {config.n_layer} layers")
         with torch.random.fork_rng(devices=[]):
             model = cls(config)
-        model.load_tensors(tensors, source)
+        model.load_state_dict(tensors)
         return model
 
     def load_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
         """Copy ``tensors`` in; every name and shape must fit."""
+        self.check_tensors(tensors, source)
+        self.load_state_dict(tensors)
+
+    def check_tensors(self, tensors: dict[str, Tensor], source: str) -> None:
+        """Raise CheckpointError if ``tensors`` are not those of this model, by names and shapes."""
         mine = self.state_dict()
         missing, foreign = sorted(mine.keys() - tensors.keys()), sorted(tensors.keys() - mine.keys())
         shapes = [n for n in mine.keys() & tensors.keys() if mine[n].shape != tensors[n].shape]
@@ -361,4 +371,3 @@ class GPT(nn.Module):
                 f"{source}: the tensors do not fit the configuration (missing: {missing[:3]}, unknown: {foreign[:3]}, "
                 f"of another shape: {sorted(shapes)[:3]}); config.json and model.safetensors must be of one model"
             )
-        self.load_state_dict(tensors)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from . import config as config_
 from .errors import ConfigError, nearest
 
+LARGEST = 1 << 24  # of every size; more is a slip, or a damaged file that would ask for all memory
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -101,6 +103,8 @@ class GPTConfig:
             value = getattr(self, name)
             if (type(value) is not int or value < 1) and not (name in optional and value is None):
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+            if value is not None and value > LARGEST:
+                raise ConfigError(f"{name} is {value}; no more than {LARGEST:,} is taken for meant")
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name} cannot be {value!r}{nearest(str(value), known)}")

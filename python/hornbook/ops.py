@@ -34,20 +34,9 @@ from . import checks, native
 from .errors import ConfigError, nearest
 
 OPERATIONS = (
-    "add_norm",
-    "attention",
-    "cross_entropy",
-    "decode_attention",
-    "gelu",
-    "layer_norm",
-    "linear_cross_entropy",
-    "relu2",
-    "rms_norm",
-    "rope",
-    "sample_logits",
-    "softmax",
-    "swiglu",
-)
+    "add_norm", "attention", "cross_entropy", "decode_attention", "gelu", "layer_norm", "linear_cross_entropy", "relu2",
+    "rms_norm", "rope", "sample_logits", "softmax", "swiglu",
+)  # fmt: skip
 IMPLEMENTATIONS = ("auto", "reference", "torch", "fused", "composed")
 COMPOSED = frozenset({"attention"})
 LEAST_GPU = (8, 0)  # compute capability; Triton's tensor-core code needs it
@@ -212,9 +201,8 @@ def _summary() -> str:
         groups.setdefault(which, []).append(op)
     usual = max(groups, key=lambda which: len(groups[which]))
     others = "; ".join(f"{which}: {', '.join(ops)}" for which, ops in groups.items() if which != usual)
-    asked = ",".join(f"{op}={which}" if op else which for op, which in _chosen().items()) or "auto"
-    why = "" if torch.cuda.is_available() or "auto" not in asked else ", which is torch without a CUDA GPU"
-    return f"kernels: {usual}{f' ({others})' if others else ''}; asked for: {asked}{why}"
+    why = "" if torch.cuda.is_available() or "auto" not in asked() else ", which is torch without a CUDA GPU"
+    return f"kernels: {usual}{f' ({others})' if others else ''}; asked for: {asked()}{why}"
 
 
 @cache

@@ -293,7 +293,7 @@ class Trainer:
             "loss": loss,
             "gradient_norm": norm,
             "rate": self.optimizers[0].param_groups[0]["lr"],
-            "tokens_per_second": tokens / (time.perf_counter() - started),
+            "tokens_per_second": tokens / max(1e-9, time.perf_counter() - started),  # a coarse clock may stand
         }
 
     def _copy_batch(self, micro: int) -> tuple[Tensor, Tensor]:

@@ -274,6 +274,7 @@ SMALL = [
 def test_measuring(c: Case) -> None:
     """The reference, and PyTorch's own by name; what a backend cannot do it says."""
     names = ("reference", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
+    torch.manual_seed(0)
     forward, backward = measured(c, *names)
     able = ["reference"] if c.form == "softcap 2" else ["reference", "FLASH_ATTENTION", "MATH"]
     for r in (forward, backward):
@@ -548,21 +549,29 @@ def test_notes_have_every_goal() -> None:
 @pytest.mark.gpu
 def test_attention_on_a_gpu(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = {
-        "forward": [(ATTENTION, "causal", (1, T, 2, 64)) for T in (128, 256)],
-        "backward": [(ATTENTION, "causal", (1, T, 2, 64)) for T in (128, 256)],
+        "forward": [(ATTENTION, "causal", (1, 128, 2, 64))],
+        "backward": [(ATTENTION, "causal", (1, 128, 2, 64))],
+        "softcap": [(ATTENTION, "softcap 2", (1, 256, 2, 64))],
+        "decode": [
+            (DECODE, form, (2, T_q, 512, 4, 64, 2)) for form, T_q in zip(DECODE.forms, (4, 1, 1, 4), strict=True)
+        ],
+        "gqa": [(ATTENTION, "causal", (1, 256, 4, 64, 2))],
         "window": [(ATTENTION, "window 128", (1, 512, 2, 64))],
         "documents": [(ATTENTION, "16 documents", (1, 512, 2, 64))],
-        "softcap": [(ATTENTION, "softcap 2", (1, 256, 2, 64))],
-        "gqa": [(ATTENTION, "causal", (1, 256, 4, 64, 2))],
-        "decode": [(DECODE, form, (2, T_q, 512, 4, 64, 2)) for form in DECODE.forms for T_q in (1, 4)],
     }
     monkeypatch.setattr(attention_cases, "groups", lambda quick=False: groups)
-    main(["bench", "attention", "--minutes", "6", "--out", str(tmp_path)])
+    # All GPU tests together have nine minutes, and most of this one is compiling: where that is slow, the last cases
+    # are left out, and named.
+    main(["bench", "attention", "--minutes", "2.5", "--out", str(tmp_path)])
     digest = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (digest["rows"], digest["wrong"], digest["failed"]) == (2 * 2 + 4 * 2 + 6, 0, 0)
-    for r in json.loads((tmp_path / "attention.json").read_text("utf-8"))["rows"]:
+    result = json.loads((tmp_path / "attention.json").read_text("utf-8"))
+    assert (digest["wrong"], digest["failed"]) == (0, 0)
+    cases = len({attention_report.title(r, direction=False) for r in result["rows"]})
+    assert cases + digest["left_out"] == 9
+    assert cases >= 3
+    for r in result["rows"]:
         assert "fused" in r["ms"]
-        assert r["form"] == "paged" or {"MATH", "FlexAttention"} & set(r["ms"]), r["notes"]
+        assert r["form"] in attention_cases.PAGES or {"MATH", "FlexAttention"} & set(r["ms"]), r["notes"]
 
 
 @pytest.mark.gpu

@@ -1,7 +1,7 @@
 """What reads files from outside, on files that are nearly right: a clear error or a right result, nothing else.
 
-``HORNBOOK_TEST_MUTATIONS=10000 pytest -n0 -m slow tests/readers`` does more than the usual 500 of each kind. Shards have
-the same in ``tests/data/test_shards.py``; the Rust readers also have fuzzers (``rust/fuzz``).
+``HORNBOOK_TEST_MUTATIONS=10000 pytest -n0 -m slow tests/readers`` does more than the usual 500 of each kind. Shards
+have the same in ``tests/data/test_shards.py``; the Rust readers also have fuzzers (``rust/fuzz``).
 """
 
 from __future__ import annotations

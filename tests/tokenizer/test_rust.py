@@ -26,6 +26,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     return done
 
 
+@pytest.mark.alone
 def test_fuzz_targets_find_nothing():
     """Each for 30 s, two at a time, under AddressSanitizer."""
     done = run(sys.executable, ROOT / "rust" / "fuzz" / "run.py", "--seconds", "30", "--jobs", "2")

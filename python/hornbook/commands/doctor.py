@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
-
-from tyro.conf import arg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +14,7 @@ class Doctor:
     The exit status is 1 if something is broken. That something is merely absent, such as a GPU, breaks nothing.
     """
 
-    as_json: Annotated[bool, arg(name="json")] = False
+    json: bool = False
     """print JSON with all findings and numbers, for programs; `hornbook.doctor.report.to_json` describes it"""
     self_test: bool = True
     """try tokenizer, operations, kernels and training, in about five seconds"""
@@ -25,5 +22,5 @@ class Doctor:
     def run(self) -> None:
         from ..doctor import run
 
-        if status := run(as_json=self.as_json, self_test=self.self_test):
+        if status := run(as_json=self.json, self_test=self.self_test):
             sys.exit(status)

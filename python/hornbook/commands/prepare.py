@@ -58,7 +58,8 @@ class Prepare:
             corpus = corpora.CORPORA.get(self.source[0])
         if corpus is not None and (corpus.splits or self.size is not None):
             total = corpus.size if self.size is None else parse_size(self.size)
-            about = f"{corpus.name}, {total} bytes, seed {self.seed}"
+            whole = "" if corpus.splits else f" of {corpus.measure()}"  # another Python has another stdlib
+            about = f"{corpus.name}, {total} bytes{whole}, seed {self.seed}"
             texts = corpus.documents(total, seed=self.seed)
             if "heldout" in corpus.splits and self.heldout:
                 most = max(LEAST_HELDOUT, round((total or 0) * self.heldout))

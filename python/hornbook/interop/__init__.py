@@ -48,7 +48,7 @@ def load(path: str | Path) -> tuple[GPT, TokenizerLike | None]:
     kind = read_json(path / "config.json").get("model_type")
     if kind == "hornbook":
         model = GPT.from_pretrained(path)
-    elif kind in FOREIGN:
+    elif isinstance(kind, str) and kind in FOREIGN:
         model = FOREIGN[kind].read(path)
     else:
         raise CheckpointError(f"{path}: models of type {kind!r} are unknown; known: hornbook, {', '.join(FOREIGN)}")

@@ -260,12 +260,12 @@ def _whole(folder: Path, command: str | None) -> dict[str, Any] | None:
     try:
         manifest = read_manifest(folder)
     except DataError as error:
-        log.warning("%s", error)
+        log.warning("%s: now", error)
         return None
     if manifest.get("command") != command:
         return None
     if wrong := damaged(folder, manifest):
-        log.warning("%s", wrong)
+        log.warning("%s: now", wrong)
         return None
     return manifest
 

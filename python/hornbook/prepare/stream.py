@@ -213,7 +213,10 @@ def _nothing(tally: Tally) -> str:
     dropped = [f"{row['step']} dropped {row['dropped']}" for row in tally.rows if row["dropped"]]
     if not dropped:
         return "the corpus is empty: there is nothing to learn from"
-    return f"the corpus is empty after cleaning, there is nothing to learn from: {', '.join(dropped)} documents"
+    read = tally.rows[0]["kept"]
+    return (
+        f"the corpus is empty after cleaning, there is nothing to learn from: of {read} documents {', '.join(dropped)}"
+    )
 
 
 def _parted(

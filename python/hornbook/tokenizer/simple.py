@@ -297,7 +297,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer | CharTokenizer | WordTokeni
     if file.suffix == ".json" and file.is_file():
         try:
             content = json.loads(file.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None  # Tokenizer.load says what is wrong
         if isinstance(content, dict):
             for cls in (CharTokenizer, WordTokenizer):
