@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,29 @@ def run(write: Writer, settings: Settings) -> None:
         write: `sample.stream` with all its arguments but the prompt and those of `Settings.for_stream`.
         settings: to begin with.
     """
+    with _sigterm_ends_all():
+        _loop(write, settings)
+
+
+@contextlib.contextmanager
+def _sigterm_ends_all() -> Iterator[None]:
+    """Elsewhere SIGTERM ends a command as Ctrl-C does; here Ctrl-C only stops a text."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread: signals are not ours
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _loop(write: Writer, settings: Settings) -> None:
     person = sys.stdin.isatty()
     if person:
         note("a prompt, or /help; Ctrl-D ends")
@@ -111,9 +135,7 @@ def run(write: Writer, settings: Settings) -> None:
             if person:
                 note("")
             return
-        except KeyboardInterrupt as signal:
-            if type(signal) is not KeyboardInterrupt:  # SIGTERM, which means the whole program
-                raise
+        except KeyboardInterrupt:
             note("")
             if time.monotonic() - stopped < 0.5:  # meant for the text that has just ended
                 continue
@@ -126,9 +148,7 @@ def run(write: Writer, settings: Settings) -> None:
             continue
         try:
             _continue(write, line[1:] if line.startswith("//") else line, settings)
-        except KeyboardInterrupt as signal:
-            if type(signal) is not KeyboardInterrupt:
-                raise
+        except KeyboardInterrupt:
             sys.stdout.write("\n")
             sys.stdout.flush()
             note("[stopped]")
