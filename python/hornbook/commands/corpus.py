@@ -43,7 +43,9 @@ class List:
         table = Table("corpus", "size", "here?", "what it is", header_style="bold", box=None, padding=(0, 2, 0, 0))
         for column in table.columns[:2]:
             column.no_wrap = True
-        table.columns[1].justify, table.columns[3].overflow = "right", "fold"
+        table.columns[1].justify = "right"
+        for column in table.columns[2:]:
+            column.overflow = "fold"
         for corpus, size, state in rows:
             here = Text("yes", "green") if state.here else Text(state.words)
             about = Text(corpus.about).append(f"\n{corpus.licence}; from: {corpus.source}", "dim")
