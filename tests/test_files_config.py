@@ -224,8 +224,8 @@ def test_real_settings_come_back(value: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"contu": 1}, r"run.toml: Settings has no setting 'contu'; did you mean 'count'\?"),
-        ({"zzzzz": 1}, "run.toml: Settings has no setting 'zzzzz'; known: count, flag, maybe, "),
+        ({"contu": 1}, r"run.toml: there is no setting 'contu'; did you mean 'count'\?"),
+        ({"zzzzz": 1}, "run.toml: there is no setting 'zzzzz'; known: count, flag, maybe, "),
         ({"count": "3"}, "run.toml: count should be of type int like 3, but is '3'"),
         ({"count": 3.0}, "count should be of type int"),
         ({"count": True}, "count should be of type int"),

@@ -144,7 +144,7 @@ def test_wheel_says_what_it_is(wheel: Path):
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
     assert b"MIT License" in files[f"{info}/licenses/LICENSE"]
-    assert b"hornbook=hornbook.cli:main" in files[f"{info}/entry_points.txt"].replace(b" ", b"")
+    assert b"hornbook=hornbook.cli:start" in files[f"{info}/entry_points.txt"].replace(b" ", b"")
     assert b"cp311-abi3-" in files[f"{info}/WHEEL"]
 
     requirements = metadata.get_all("Requires-Dist")

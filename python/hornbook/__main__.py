@@ -1,5 +1,5 @@
 """``python -m hornbook`` is the command ``hornbook``."""
 
-from .cli import main
+from .cli import start
 
-main()
+start()

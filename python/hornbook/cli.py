@@ -25,10 +25,18 @@ ABOUT = {
     "train": "token shards → a trained model, resumable",
     "sample": "a trained model → text",
     "doctor": "what this machine can run, and why",
-    "bench": "how fast the tokenizer is, and on a CUDA GPU the kernels and a model: tokenizer, start, kernels, model",
+    "bench": "how fast the tokenizer is, and on a CUDA GPU the kernels and a model",
 }
-PLANNED = ("chat", "sft", "reward", "dpo", "ppo", "grpo", "eval", "import", "export", "serve", "explore")
-PLANNED += ("lesson",)
+PLANNED = ("chat", "sft", "reward", "dpo", "ppo", "grpo", "eval", "import", "export", "serve", "explore", "lesson")
+
+
+def start() -> None:
+    """`main` of a process of its own: when it is done, no signal disturbs what Python still tidies up."""
+    try:
+        main()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def main(argv: list[str] | None = None) -> None:

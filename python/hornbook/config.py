@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from .errors import ConfigError, nearest
 
 C = TypeVar("C")
+NONE = "none"  # stands for None in TOML, which has no word for it
 
 
 def from_dict(kind: type[C], values: Mapping[str, Any], source: str) -> C:
@@ -54,7 +55,7 @@ def read_fields(
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(f"{source}: {kind.__name__} has no setting {key!r}{nearest(key, fields)}")
+            raise ConfigError(f"{source}: there is no setting {key!r}{nearest(key, fields)}")
         hint, default = hints[key], (defaults or {}).get(key, fields[key].default)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
             inside = f"{source} [{key}]"
@@ -66,8 +67,9 @@ def read_fields(
             continue
         converted = _converted(value, hint)
         if not _matches(converted, hint):
-            like = f" like {default!r}" if type(default) in (int, float, str, bool) else ""
-            raise ConfigError(f"{source}: {key} should be of type {_words(hint)}{like}, but is {value!r}")
+            is_plain = type(default) in (int, float, str, bool) and typing.get_origin(hint) is not typing.Literal
+            like = f" like {default!r}" if is_plain else ""
+            raise ConfigError(f"{source}: {key} should be {_words(hint)}{like}, but is {value!r}")
         checked[key] = converted
     return checked
 
@@ -76,6 +78,8 @@ def _converted(value: Any, hint: Any) -> Any:
     """``value`` as the type that is declared, if it is only another way to write it."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if value == NONE and _says_none(hint):
+            return None
         return next((made for option in inner if _matches(made := _converted(value, option), option)), value)
     if origin is tuple and isinstance(value, list):
         several = [inner[0]] * len(value) if inner[-1:] == (Ellipsis,) else inner
@@ -83,18 +87,27 @@ def _converted(value: Any, hint: Any) -> Any:
     return Path(value) if hint is Path and isinstance(value, str) else value
 
 
+def _says_none(hint: Any) -> bool:
+    """Whether a field may be None, and could not be the text that stands for it in a file."""
+    options = typing.get_args(hint)
+    return types.NoneType in options and not {str, Path} & set(options)
+
+
 def check_types(config: Any) -> None:
     """Raise ConfigError for a field whose value is not of the type that the dataclass declares, or not a number."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         if not _matches(value, hint) or (isinstance(value, float) and math.isnan(value)):
-            raise ConfigError(f"{name} should be of type {_words(hint)}, but is {value!r}")
+            raise ConfigError(f"{name} should be {_words(hint)}, but is {value!r}")
 
 
 def _words(hint: Any) -> str:
+    """What a field should be, in words: "of type int", or "one of 'fp32', 'bf16'"."""
     if typing.get_origin(hint) is typing.Annotated:
         hint = typing.get_args(hint)[0]
-    return str(hint).replace("typing.", "") if typing.get_origin(hint) else getattr(hint, "__name__", str(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
+    return f"of type {hint if typing.get_origin(hint) else getattr(hint, '__name__', hint)}".replace("typing.", "")
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -131,23 +144,23 @@ def _plain(value: Any) -> Any:
 
 
 def to_toml(settings: Any) -> str:
-    """A dataclass, or a dictionary, as TOML; dataclasses inside become tables, and what is None is left out."""
-    given = (
-        settings
-        if isinstance(settings, Mapping)
-        else {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    )
+    """A dataclass, or a dictionary, as TOML; dataclasses inside become tables.
+
+    None is "none" where the field's type takes no text; elsewhere it is left out.
+    """
+    is_dataclass = dataclasses.is_dataclass(settings)
+    given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)} if is_dataclass else settings
+    hints = typing.get_type_hints(type(settings)) if is_dataclass else {}
     tables = {name: value for name, value in given.items() if dataclasses.is_dataclass(value)}
-    lines = [
-        f"{key} = {_toml(_plain(value))}" for key, value in given.items() if value is not None and key not in tables
-    ]
-    if lines and tables:
-        lines.append("")
+    lines = []
+    for key, value in given.items():
+        if value is None and _says_none(hints.get(key)):
+            lines.append(f'{key} = "{NONE}"')
+        elif value is not None and key not in tables:
+            lines.append(f"{key} = {_toml(_plain(value))}")
     for name, table in tables.items():
-        lines.append(f"[{name}]")
-        lines += [f"{key} = {_toml(value)}" for key, value in to_dict(table).items() if value is not None]
-        lines.append("")
-    return "\n".join(lines if tables else [*lines, ""])
+        lines += ["", f"[{name}]", to_toml(table).rstrip("\n")]
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _toml(value: Any) -> str:

@@ -306,8 +306,7 @@ def test_faults_get_one_line(argv: list[str], code: int, words: str, made: Path,
     said = capsys.readouterr()
     assert words in said.err
     assert "Traceback" not in said.err
-    if code == 1:
-        assert said.err.strip().count("\n") == 0, said.err
+    assert said.err.strip().count("\n") == 0, said.err
     assert said.out == ""
     assert sorted(tmp_path.rglob("*")) == before, "nothing was left behind"
 

@@ -108,7 +108,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], type[HornbookError], str]] = {
     "a list": (lambda f: (f / "config.json").write_text("[]"), CheckpointError, "config.json: expected a JSON object"),
     "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), CheckpointError, "config.json: cannot be"),
     "newer version": (
-        edit_config(norm_type="x"), ConfigError, "config.json: GPTConfig has no setting 'norm_type'; did you mean "),
+        edit_config(norm_type="x"), ConfigError, "config.json: there is no setting 'norm_type'; did you mean "),
     "other type": (edit_config(norm_eps="small"), ConfigError, "config.json: norm_eps should be of type float"),
     "nonsense": (edit_config(n_head=3), ConfigError, "config.json: d_model (8) must be a multiple of n_head (3)"),
     "no rope": (edit_config(rope_scaling={"factor": 2}), ConfigError, "config.json: rope_scaling slows rope down"),

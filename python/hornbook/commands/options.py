@@ -7,7 +7,10 @@ Python are the same, and checked by the same code.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,11 +48,42 @@ def parse(kind: type[O], argv: list[str], prog: str) -> O | None:
     defaults = getattr(kind, "defaults", lambda values, argv: {})(values, argv)
     start = defaults | config_.read_fields(kind, values, str(file), defaults)
     about = f"{(kind.__doc__ or '').strip()}\n\n{SHARED}"
-    options = tyro.cli(kind, prog=prog, description=about, args=argv, **_start(kind, start))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = tyro.cli(kind, prog=prog, description=about, args=argv, **_start(kind, start))
+    except SystemExit as end:
+        if end.code:
+            print(in_one_line(said.getvalue(), prog), file=sys.stderr)
+        raise
+    sys.stderr.write(said.getvalue())
     if print_only:
         sys.stdout.write(config_.to_toml(options))
         return None
     return options
+
+
+def in_one_line(box: str, prog: str) -> str:
+    """What tyro draws a box around, as one line: the fault, the nearest option if it names some, where to read on."""
+    rows = [row.strip("│ ") for row in box.strip().splitlines() if row[0] not in "╭╰"]
+    ends = [i for i, row in enumerate(rows) if row and not row.strip("─-")]
+    if not box.startswith("╭"):  # where the terminal has no such signs: a title, and a rule below it
+        rows, ends = rows[ends[0] + 1 :] if ends else rows, [end - ends[0] - 1 for end in ends[1:]]
+    fault, more = rows[: ends[0]] if ends else rows, rows[ends[0] + 1 :] if ends else []
+    if not fault:
+        return box.strip()
+    if fault[0].startswith("Missing from"):
+        needed = [row for row in fault[1:] if re.match(r"--|[A-Z.]+( |$)", row)]
+        words = f"{', '.join(needed)} {'are' if len(needed) > 1 else 'is'} needed"
+    else:
+        words = re.sub(r"^Error parsing (--\S+: )?(\w+: )?", r"\1", " ".join(fault))
+        words = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"a whole number is expected, not \1", words)
+        words = re.sub(r"could not convert string to float: (.*)", r"a number is expected, not \1", words)
+    words = words.rstrip(".").replace(". Expected", "; expected")
+    words = words[:1].lower() + words[1:] if words[1:2].islower() else words
+    if "Perhaps you meant:" in more and (near := re.match(r"--[\w.-]+", more[more.index("Perhaps you meant:") + 1])):
+        words += f"; did you mean {near[0]}?"
+    return f"{prog}: {words} (see {prog} --help)"
 
 
 def _start(kind: type[Any], start: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ class Train:
     """Train a GPT on token shards. The same command with --resume goes on after any end.
 
     The folder of a run holds config.toml: all of its settings, for --config. In such a file, [train] has the options of
-    training and [model] the model's shape, which begins as ``preset`` if that is named, else as GPT-2.
+    training and [model] what is changed of the model's shape, which begins as ``preset``.
     """
 
     data: Path
@@ -42,9 +42,11 @@ class Train:
     @classmethod
     def defaults(cls, values: Mapping[str, Any], argv: list[str]) -> dict[str, Any]:
         """The model's shape before anything is changed: of the preset that the command line names, or else the file."""
-        named = re.search(r"--preset[= ](\S+)", " ".join(argv))
-        preset = named[1] if named else values.get("preset", "gpt2" if "model" in values else "nano")
-        return {"model": GPTConfig.preset(preset)} if preset in PRESETS else {}
+        preset = values.get("preset", "nano")
+        for word, after in zip_longest(argv, argv[1:]):  # as for every option, the last one counts
+            name, _, value = word.partition("=")
+            preset = (value or after) if name == "--preset" else preset
+        return {"model": GPTConfig.preset(preset)} if isinstance(preset, str) and preset in PRESETS else {}
 
     def run(self) -> None:
         use(self.kernels)
