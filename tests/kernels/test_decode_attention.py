@@ -227,10 +227,10 @@ def test_splits_are_cut_from_each_length(device: str, monkeypatch: pytest.Monkey
 
 @each_dtype
 @pytest.mark.parametrize(
-    "call", [replace(SPLIT_CALLS[0], lengths=(70, 0), heads=(2, 1)), replace(SPLIT_CALLS[1], lengths=(60,))], ids=str
+    "call", [replace(SPLIT_CALLS[0], lengths=(45, 0), heads=(2, 1)), replace(SPLIT_CALLS[1], lengths=(40,))], ids=str
 )
 def test_it_is_repeatable(call: Call, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut(5, kernel, monkeypatch)
+    cut(3, kernel, monkeypatch)
     inputs, options = call.make(dtype, device)
     first = kernel.decode_attention(*inputs, **options)
     for _ in range(harness.REPEATS - 1):
