@@ -413,6 +413,7 @@ def is_caught(module: ModuleType) -> bool:
     return False
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_mistake_is_caught(plant: str, tmp_path: Path) -> None:
     assert is_caught(planted(*PLANTS[plant], tmp_path))

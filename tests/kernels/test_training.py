@@ -73,7 +73,7 @@ def same(config: hb.GPTConfig, data: hb.TokenData, device: str) -> None:
 
 @pytest.mark.skipif(not interpreter.is_on(), reason="kernels run on the GPU here")
 def test_twenty_steps_are_the_same(data: hb.TokenData) -> None:
-    config = hb.GPTConfig(vocab_size=512, context_length=64, n_layer=2, n_head=2, d_model=64)
+    config = hb.GPTConfig(vocab_size=512, context_length=32, n_layer=2, n_head=2, d_model=64)
     same(config, data, "cpu")
 
 
@@ -96,6 +96,8 @@ def test_the_sampler_draws_by_the_kernel(data: hb.TokenData) -> None:
     assert library.launches["attention_forward"] + library.launches["decode_attention_split"] == 5
 
 
+@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.skipif(not interpreter.is_on(), reason="kernels run on the GPU here")
 def test_the_command_trains_with_kernels(data: hb.TokenData, tmp_path: Path) -> None:
     """In processes of their own, as there Triton is not imported yet."""
