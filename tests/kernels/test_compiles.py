@@ -26,8 +26,8 @@ OUTCOME = (
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
-    """All kernels, shape classes, number formats and targets; with the oldest Triton, which is that of the machines that
-    are measured on, those of sm_90. What compiles otherwise for other targets there, a newer one is asked."""
+    """All kernels, shape classes, number formats and targets; with the oldest Triton, that of the machines that are
+    measured on, those of sm_90. What compiles otherwise for other targets there, a newer one is asked."""
     return aot.compile_all(targets=TARGETS)
 
 
