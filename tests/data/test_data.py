@@ -169,7 +169,7 @@ def test_prepare_replaces_shards_but_nothing_else(tok: hb.Tokenizer, tmp_path: P
     other = tmp_path / "mine"
     other.mkdir()
     (other / "diary.txt").write_text("dear diary")
-    with pytest.raises(DataError, match="no token shards"):
+    with pytest.raises(DataError, match="would be lost"):
         prepare(TEXTS, tok, other)
     assert (other / "diary.txt").read_text() == "dear diary"
     with pytest.raises(DataError, match="empty"):

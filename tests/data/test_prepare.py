@@ -388,7 +388,7 @@ def test_a_folder_of_that_name_that_is_not_ours(lines: Path, tok: hb.Tokenizer, 
     mine = tmp_path / "s.partial" / "diary.txt"
     mine.parent.mkdir()
     mine.write_text("dear diary")
-    with pytest.raises(DataError, match="in the way"):
+    with pytest.raises(DataError, match="would be lost"):
         prepare(lines, tok, tmp_path / "s")
     assert mine.read_text() == "dear diary"
 
@@ -576,3 +576,28 @@ def test_preparing_needs_no_torch(lines: Path, tok: hb.Tokenizer, tmp_path: Path
     code = "import sys; from hornbook.cli import main; main(); assert 'torch' not in sys.modules"
     words = ["prepare", str(lines), "--tokenizer", str(tmp_path / "tok"), "--out", str(tmp_path / "s")]
     subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("stranger", ["thesis.txt", "train-00000.bin.bak", "folder/"])
+@pytest.mark.parametrize("where", ["s", "s.partial"])
+def test_what_others_put_into_the_folder_is_not_lost(
+    tok: hb.Tokenizer, tmp_path: Path, where: str, stranger: str
+) -> None:
+    prepare(["some text"] * 3, tok, tmp_path / "s", heldout=0)
+    file = tmp_path / where / (stranger + "x" if stranger.endswith("/") else stranger)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("years of work")
+    for text in ("some text", "another text")[where != "s" :]:  # the shards of the same text are there: nothing to do
+        with pytest.raises(DataError, match=f"{where}: holds '{stranger.rstrip('/')}', which .* would be lost"):
+            prepare([text] * 3, tok, tmp_path / "s", heldout=0)
+    assert file.read_text() == "years of work"
+
+
+def test_a_manifest_of_others_is_not_lost(tok: hb.Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "a page"}')
+    with pytest.raises(DataError, match="is not that of token shards"):
+        prepare(["some text"] * 3, tok, tmp_path, heldout=0)
+    assert (tmp_path / "manifest.json").read_text() == '{"name": "a page"}'
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="is a file"):
+        prepare(["some text"] * 3, tok, tmp_path / "file", heldout=0)

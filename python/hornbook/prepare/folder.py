@@ -7,8 +7,10 @@ off. The shards are those of a run that nothing disturbed, byte for byte.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from .. import __version__, files
 from ..corpora import CORPORA, opened
 from ..documents import Files
-from ..errors import ConfigError, DataError, HornbookError
+from ..errors import CheckpointError, ConfigError, DataError, HornbookError
 from ..shards import MOST_TOKENS, ShardWriter, damaged, digest_of, read_manifest, sha256
 from ..tokenizer import load as load_tokenizer
 from .duplicates import Seen
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 SHARD_TOKENS = 100_000_000
 SAVE_SECONDS = 10.0  # from one time that progress is kept to the next
 PROGRESS, HASHES, LOCK, MANIFEST = "progress.json", "hashes", ".lock", "manifest.json"
+OURS = re.compile(  # what may lie in a folder of shards, finished or not
+    r"(train|heldout)-\d+\.(bin|docs\.npy)|manifest\.json|tokenizer(_config)?\.json|config\.toml|progress\.json|hashes|"
+    r"\.lock|\..*\.\d+\.tmp"
+)
 
 log = logging.getLogger("hornbook")
 
@@ -81,8 +87,9 @@ def run(
         "command": command,
     }
 
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and holds no token shards; choose another folder")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; choose the name of a folder")
+    check_ours(out)
     if not fresh and (already := _whole(out, command)) is not None:
         log.info("%s: made before by this command from the same text, and whole: nothing to do", out)
         return already
@@ -113,6 +120,22 @@ def run(
     return done
 
 
+def check_ours(folder: Path) -> None:
+    """Raise DataError if a folder holds anything that prepare does not write: it would be lost with the old shards."""
+    if not folder.is_dir():
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    stranger = next((name for name in names if not OURS.fullmatch(name)), None)
+    if stranger is not None:
+        raise DataError(
+            f"{folder}: holds {stranger!r}, which is not of token shards and would be lost; move it, or choose another "
+            "folder"
+        )
+    with contextlib.suppress(CheckpointError):  # one that is damaged is made anew
+        if MANIFEST in names and not {"format", "splits"} & files.read_json(folder / MANIFEST).keys():
+            raise DataError(f"{folder}: {MANIFEST} is not that of token shards; choose another folder")
+
+
 class Work:
     """A folder that is being filled.
 
@@ -134,9 +157,7 @@ class Work:
     def begin(self, tokenizer: TokenizerLike, shard_tokens: int, steps: Steps, fresh: bool) -> dict[str, Any] | None:
         """Take up what the same command left, or begin; the manifest, if all is done but the folder's name."""
         place = self.place
-        ours = (PROGRESS, LOCK, MANIFEST)
-        if place.is_dir() and any(place.iterdir()) and not any((place / name).exists() for name in ours):
-            raise DataError(f"{place} is in the way: it was not left by prepare. Move it, or choose another name")
+        check_ours(place)
         place.mkdir(parents=True, exist_ok=True)
         self._lock = files.lock(place / LOCK, f"another process is preparing {place}")
         if not fresh and (manifest := _whole(place, self.command)) is not None:
