@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows few characters gets a "?" for the others
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):  # what it is not, is said: some locales would let it pass
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     with _Signals() as signals:
         try:
             _run(argv, signals)

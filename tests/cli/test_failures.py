@@ -231,3 +231,12 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         main(["sample", "nowhere"])
     assert "Traceback" in capsys.readouterr().err
     assert str(end.value.code) == "hornbook: nowhere: no such folder; give a run or a model directory"
+
+
+@posix
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_input_that_is_not_utf8(made: Path, locale: str) -> None:
+    pipe = "printf 'Gr\\xfc\\xdfe' | {}"
+    done = hornbook("tokenizer", "encode", "--tokenizer", made / "tok 🦊", shell=pipe, env={"LANG": locale})
+    assert done.stdout == ""
+    one_line(done, "standard input is not utf-8 at byte 2")
