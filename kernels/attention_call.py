@@ -124,10 +124,11 @@ class Call(NamedTuple):
         return _constants(q.shape[-1], q.dtype, self.causal, self.narrow, self.spans is not None, *scored)
 
     def choice(self, direction: str) -> Choice | None:
-        """What the table of measured kernels says of it, if it is one of those that fast kernels take."""
-        if attention_table.is_empty() or not self.plain:
-            return None
+        """What the table of measured kernels says of it, if it is one of those that fast kernels take: only numbers of
+        two bytes were measured, and blocks that suit them are too large for others."""
         q, k = self.q, self.k
+        if attention_table.is_empty() or not self.plain or q.element_size() != 2:
+            return None
         found = attention_table.find(direction, library.family(q), q.shape[-1], self.causal, k.shape[1])
         if found is not None and found.variant in attention_table.FAST:
             return found if attention_table.module(found.variant).refusal(q, k, self.v) is None else None
