@@ -91,7 +91,7 @@ def test_nobody_reads_on_while_a_model_writes(made: Path) -> None:
 
 @posix
 def test_no_home(made: Path, tmp_path: Path) -> None:
-    bare = 'env -i PATH="$PATH" PYTHONPATH="${{PYTHONPATH:-}}" HOME=/nowhere/at/all {}'
+    bare = 'env -i PATH="$PATH" PYTHONPATH="${{PYTHONPATH:-}}" HOME=/dev/null/home {}'
     done = hornbook("corpus", "list", shell=bare)
     assert (done.returncode, done.stderr) == (0, "")
     done = hornbook("tokenizer", "train", made / "text.txt", "--vocab-size", 300, "--out", tmp_path / "tok", shell=bare)
@@ -102,7 +102,7 @@ def test_no_home(made: Path, tmp_path: Path) -> None:
 @posix
 @pytest.mark.slow
 def test_no_home_to_train_in(made: Path, tmp_path: Path) -> None:
-    bare = 'env -i PATH="$PATH" PYTHONPATH="${{PYTHONPATH:-}}" HOME=/nowhere/at/all {}'
+    bare = 'env -i PATH="$PATH" PYTHONPATH="${{PYTHONPATH:-}}" HOME=/dev/null/home {}'
     argv = ["train", "--data", made / "shards é", "--out", tmp_path / "run", "--steps", 2, *SHAPE.split()]
     done = hornbook(*argv, shell=bare)
     assert done.returncode == 0, done.stderr

@@ -509,7 +509,7 @@ def test_a_terminal_is_shown_how_far_it_is(server, monkeypatch, capsys):
         ("Darwin", {"XDG_CACHE_HOME": "/x", "HOME": "HERE"}, "HERE/Library/Caches/hornbook"),
         ("Windows", {"LOCALAPPDATA": "/local", "HOME": "HERE"}, "/local/hornbook/Cache"),
         ("Windows", {"HOME": "HERE"}, "HERE/AppData/Local/hornbook/Cache"),
-        ("Linux", {"HOME": "/nowhere/at/all"}, None),
+        ("Linux", {"HOME": "/dev/null/home"}, None),
         ("Linux", {"HOME": "relative"}, None),
     ],
 )

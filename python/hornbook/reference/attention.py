@@ -38,7 +38,7 @@ def attention(
         scale: 1 / sqrt(D) if not given.
         softcap: scores s become softcap · tanh(s / softcap), so none is larger (Gemma 2, 2024,
             https://arxiv.org/abs/2408.00118).
-        alibi_slopes: (H,) or (B, H); slope · |p - j| is taken off the score of key j (Press et al., 2021,
+        alibi_slopes: (H,) or (B, H); slope · abs(p - j) is taken off the score of key j (Press et al., 2021,
             https://arxiv.org/abs/2108.12409). Constants: they get no gradient.
         document_ids: (B, T), whole numbers: a query sees the keys of its own document only. T_q = T_k = T.
         cu_seqlens: (n + 1,), 0 first and total last: sequence number s is rows cu_seqlens[s] ... cu_seqlens[s + 1] - 1.
