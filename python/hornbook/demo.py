@@ -6,6 +6,7 @@ Everything here is done with the functions that a user calls; read it as an exam
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import textwrap
 import time
@@ -146,8 +147,10 @@ def run(
         steps: train so many steps instead of so many minutes; the same seed and steps give the same model.
         stories: how many to write at the end.
     """
-    if minutes <= 0 or (steps is not None and steps < 4):
-        raise ConfigError(f"minutes must be above 0 and steps at least 4, not {minutes} and {steps}")
+    if not 0 < minutes < math.inf:
+        raise ConfigError(f"minutes must be a number above 0, not {minutes}")
+    if steps is not None and steps < 4:
+        raise ConfigError(f"steps must be at least 4, not {steps}")
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     say = console.print
     if out.exists() and not out.is_dir():

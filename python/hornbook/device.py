@@ -28,7 +28,9 @@ def pick(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch's words for a device it was not built for
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
+        if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+            reason = "known are auto, cpu, cuda and mps"
         raise ConfigError(f"device {name!r} cannot be used here ({reason}); try 'auto' or 'cpu'") from None
     return device
 

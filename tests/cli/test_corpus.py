@@ -155,7 +155,7 @@ def test_a_corpus_without_text_is_told(name, capsys, tmp_path):
     assert run("corpus", "show", file) == 1
     assert capsys.readouterr().err == f"hornbook: {file}: there is no text in it\n"
     assert run("tokenizer", "train", file, "--out", tmp_path / "tok") == 1
-    assert "there is no text to train on" in capsys.readouterr().err
+    assert "there is no text " in capsys.readouterr().err
     assert not (tmp_path / "tok").exists()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ..documents import Files
@@ -41,11 +41,15 @@ def open_tokenizer(name: str) -> TokenizerLike:
 def opened(source: list[str], field: str, *, parted: bool = True, encoding: str | None = None) -> Files | Iterator[str]:
     """What the command line names as text: a corpus, or files and folders; ``parted`` as for `corpora.opened`."""
     from .. import corpora
+    from ..documents import Files
 
     if not source:
         raise ConfigError("which text? Give files, folders, or a corpus of `hornbook corpus list`")
     named = source[0] if len(source) == 1 else [Path(s) for s in source]
-    return corpora.opened(named, field=field, parted=parted, encoding=encoding)
+    texts = corpora.opened(named, field=field, parted=parted, encoding=encoding)
+    if isinstance(texts, Files) and texts.total_bytes == 0:
+        raise DataError(f"{texts}: there is no text in it; it is empty")
+    return texts
 
 
 def parse_size(text: str) -> int:

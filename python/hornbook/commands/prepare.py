@@ -83,7 +83,7 @@ class Prepare:
                 texts, open_tokenizer(self.tokenizer), self.out, steps=self.steps, heldout=kept_back, about=about,
                 shard_tokens=self.shard_tokens, num_threads=self.num_threads, fresh=self.fresh, progress=tell,
             )  # fmt: skip
-        files.write(self.out / "config.toml", config.to_toml(self))
+        files.write(self.out / "config.toml", config.to_toml(dataclasses.replace(self, fresh=False)))
         for row in manifest["steps"]:
             if row["step"] == "read" or row["dropped"] or row["changed"]:
                 note(describe(row))

@@ -114,8 +114,8 @@ class Tokenizer(Exchange):
         least = 256 + len(specials)
         if not isinstance(vocab_size, int) or not least <= vocab_size < 1 << 27:
             raise TokenizerError(
-                f"vocab_size is {vocab_size!r}; it counts 256 bytes and {len(specials)} special tokens, so it is an "
-                f"integer of at least {least}"
+                f"vocab_size is {vocab_size!r}; it counts 256 bytes and the special tokens (here {len(specials)}), so "
+                f"it is an integer of at least {least}, and at most {(1 << 27) - 1:,}"
             )
         options: dict[str, Any] = {"field": field, "num_threads": num_threads, "progress": progress}
         counts = source if given else Counts.of(source, pattern, specials, **options)
