@@ -604,3 +604,15 @@ def test_a_manifest_of_others_is_not_lost(tok: hb.Tokenizer, tmp_path: Path) -> 
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="is a file"):
         prepare(["some text"] * 3, tok, tmp_path / "file", heldout=0)
+
+
+def test_a_corpus_has_its_own_held_out_part(tok: hb.Tokenizer, tmp_path: Path) -> None:
+    """By name, in Python as on the command line: what is measured on is of the generator's other split."""
+    from hornbook.corpora import CORPORA
+
+    made = prepare("fables", tok, tmp_path / "s", heldout=0.001)
+    other = set(CORPORA["fables"].documents(20_000, split="heldout"))
+    starts = made.heldout.starts.tolist()
+    texts = [tok.decode(made.heldout.read(a + 1, b - a - 1)) for a, b in itertools.pairwise(starts)]
+    assert 3 <= len(texts) <= 20
+    assert set(texts) <= other

@@ -15,8 +15,6 @@ from ..errors import ConfigError
 from ..prepare import SHARD_TOKENS, Steps, run
 from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
 
-LEAST_HELDOUT = 4000  # bytes of a generated corpus: a few documents at least, however small its share
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
@@ -62,9 +60,8 @@ class Prepare:
             about = f"{corpus.name}, {total} bytes{whole}, seed {self.seed}"
             texts = corpus.documents(total, seed=self.seed)
             if "heldout" in corpus.splits and self.heldout:
-                most = max(LEAST_HELDOUT, round((total or 0) * self.heldout))
-                kept_back = list(corpus.documents(most, seed=self.seed, split="heldout"))
-                about += f", {most} held out"
+                kept_back = corpus.held_back(total or 0, self.heldout, seed=self.seed)
+                about += f", {self.heldout} held out"
         elif self.size is not None:
             raise ConfigError("--size is for the corpora of `hornbook corpus list`; a file is read whole")
         else:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ..errors import DataError
 
+LEAST_HELDOUT = 4000  # bytes: a few documents at least, however small the share
+
 
 @dataclass(frozen=True)
 class State:
@@ -67,6 +69,10 @@ class Corpus:
         size = self.size if size is None and self.splits else size
         texts = self.all_documents(seed=seed, split=split)
         return texts if size is None else _first(texts, size)
+
+    def held_back(self, size: int, share: float, *, seed: int = 0) -> Iterator[str]:
+        """Of a corpus with a held-out part: what to measure on beside ``size`` bytes for training, ``share`` of them."""
+        return self.documents(max(LEAST_HELDOUT, round(size * share)), seed=seed, split="heldout")
 
     def all_documents(self, *, seed: int = 0, split: str = "train") -> Iterator[str]:
         """All of them; of a corpus with splits there is no end. Raises DataError as `documents` does."""

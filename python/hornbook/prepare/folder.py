@@ -72,6 +72,9 @@ def run(
         if about is None and not isinstance(source, Files):
             corpus = CORPORA[str(given)]
             about = f"{given}, {corpus.measure() or corpus.size} bytes"
+            if "heldout" in corpus.splits and isinstance(heldout, int | float) and heldout:
+                about += f", {heldout} held out"
+                heldout = corpus.held_back(corpus.size or 0, heldout)
     share = heldout if isinstance(heldout, int | float) else None
     options = steps.described() | {"heldout": share if share is not None else "given", "shard_tokens": shard_tokens}
     parts = _identity(source, about), options["heldout"] if share is not None else _identity(heldout, about)
