@@ -71,7 +71,7 @@ class Corpus:
         return texts if size is None else _first(texts, size)
 
     def held_back(self, size: int, share: float, *, seed: int = 0) -> Iterator[str]:
-        """Of a corpus with a held-out part, what to measure on beside ``size`` bytes for training: ``share`` of them."""
+        """What to measure on beside ``size`` bytes for training: ``share`` of them, of the held-out part."""
         return self.documents(max(LEAST_HELDOUT, round(size * share)), seed=seed, split="heldout")
 
     def all_documents(self, *, seed: int = 0, split: str = "train") -> Iterator[str]:
