@@ -91,7 +91,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-for wheel in sorted(Path(sys.argv[1]).glob("*-none-any.whl")):
+folder = Path(sys.argv[1])
+for wheel in sorted([*folder.glob("*-none-any.whl"), *folder.glob("nvidia_cuda_sanitizer_api-*.whl")]):
     try:
         version(wheel.name.split("-")[0])
     except PackageNotFoundError:

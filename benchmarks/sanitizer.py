@@ -2,13 +2,18 @@
 
     python -m hornbook.benchmarks.sanitizer [--only plain,fast,decode] [--tools memcheck,racecheck] [--minutes 8]
 
-A process a group of kernels makes small calls: once by itself, which compiles the kernels (all groups at a time), then
-under each tool. Inputs are made and results compared in the CPU's memory, against the reference in float64, so that
-hardly a kernel but ours is watched; and PyTorch keeps no memory for later, so that what is beyond a tensor is beyond
-what was allocated. What a GPU cannot run (fast variants before sm_90, kernels in Gluon elsewhere) is named and left
-out.
+A process a group of kernels makes small calls (`sanitizer_calls`): once by itself, which compiles the kernels (all
+groups at a time), then under each tool. What a GPU cannot run (fast variants before sm_90, kernels in Gluon elsewhere)
+is named and left out.
 
-memcheck finds reads and writes out of bounds, and racecheck threads of a program that use shared memory in no order.
+memcheck finds accesses to memory that is nobody's. A tensor is a piece of memory of its own there, as PyTorch keeps
+none for later, and behind each one the tool leaves a megabyte free (``--padding``): whatever is read or written less
+than that behind a tensor, or before it, is found, and not taken for an access to its neighbour. Further away it may be.
+Copies by TMA are watched where the tool can do so, from 2026.2 on and only if it is told to (``--check-tensor-ops``).
+
+racecheck finds threads of a program that use shared memory in no order. It also takes Triton's own reductions for races
+(https://github.com/triton-lang/triton/issues/7264): threads write the same place, and mean the same sum. So the first
+reports are shown, with the kernel and line: writes and writes at a reduction are such, whatever else is there is not.
 https://docs.nvidia.com/compute-sanitizer/ComputeSanitizer/index.html
 """
 
@@ -20,35 +25,36 @@ import math
 import os
 import re
 import shutil
+import signal
 import site
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..errors import ConfigError, nearest
-from . import attention_candidates, kernels, report
-from .attention_candidates import Trial, words
-from .operations.base import distance
+from . import report
+from .sanitizer_calls import GROUPS, run
 
 TOOLS = ("memcheck", "racecheck")
 FOUND = 86
 """status of compute-sanitizer if its tool found something"""
 MISSING = (
-    "there is no compute-sanitizer here: not on PATH, in no CUDA folder, in no Python package. It comes with the CUDA "
-    "toolkit (bin/compute-sanitizer; the packages cuda-sanitizer of NVIDIA's repositories and of conda-forge)"
+    "there is no compute-sanitizer here: not on PATH, in no CUDA folder, in no Python package. It is in the package "
+    "nvidia-cuda-sanitizer-api, and comes with the CUDA toolkit (bin/compute-sanitizer; the packages cuda-sanitizer of "
+    "NVIDIA's repositories and of conda-forge)"
 )
 SUMMARY = re.compile(r"=+ (?:ERROR|RACECHECK) SUMMARY: (.*)")
-
-Call = Callable[[str], float]
-"""device → how far the result is from the reference"""
-Calls = Iterator[tuple[str, Call]]
+PADDING = 1 << 20
+"""bytes behind each tensor that are nobody's"""
+REPORTS = 5
+"""of a tool, that are shown"""
 
 
 def find() -> Path | None:
@@ -68,147 +74,67 @@ def find() -> Path | None:
     return None
 
 
-# What is run. Lengths that no block divides, so that every edge of a tile is there.
+class Tool(NamedTuple):
+    """compute-sanitizer, and what it says of itself."""
 
-TOKENS, FAST_TOKENS, ROOM = 150, 300, 1152
-"""of a sequence; of one for kernels with larger blocks; keys that a cache has room for"""
+    path: Path
+    version: tuple[int, ...]
+    """(2026, 4); empty if it does not say"""
+    has: frozenset[str]
+    """its options"""
 
+    def command(self, tool: str) -> list[str]:
+        """What stands before the command that is watched."""
+        wanted = {"--check-tensor-ops": "yes"}
+        if tool == "memcheck":  # PyTorch asks for what may fail, and goes on: that is not about kernels
+            wanted |= {"--padding": str(PADDING), "--report-api-errors": "no"}
+        more = [word for option, value in wanted.items() if option in self.has for word in (option, value)]
+        return [str(self.path), "--tool", tool, "--error-exitcode", str(FOUND), *more]
 
-def random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(math.prod(shape)), dtype=torch.float64).to(dtype)
-
-
-def both_ways(attention: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, **options: Any) -> list[Tensor]:
-    """The result and three gradients."""
-    q, k, v = (t.detach().requires_grad_() for t in (q, k, v))
-    y = attention(q, k, v, **options)
-    dy = random(*y.shape).to(y)
-    return [y.detach(), *torch.autograd.grad(y, (q, k, v), dy)]
-
-
-def compared(call: Callable[..., Sequence[Tensor]], reference: Callable[..., Sequence[Tensor]], device: str,
-             *inputs: Tensor, **options: Any) -> float:  # fmt: skip
-    """Both on the same inputs, and how far apart the furthest of their results are."""
-
-    def to(change: Callable[[Tensor], Tensor]) -> tuple[list[Tensor], dict[str, Any]]:
-        named = {name: change(o) if isinstance(o, Tensor) else o for name, o in options.items()}
-        return [change(t) for t in inputs], named
-
-    given, named = to(lambda t: t.to(device))
-    got = [t.cpu() for t in call(*given, **named)]
-    given, named = to(lambda t: t.double() if t.is_floating_point() else t)
-    return max(distance(a, b) for a, b in zip(got, reference(*given, **named), strict=True))
-
-
-def plain() -> Calls:
-    """Attention and its way back in its own blocks: each mask, each way to make scores, heads in one piece and two."""
-    from ..kernels.attention import attention
-    from ..reference.attention import attention as reference
-
-    ids, slopes = torch.arange(TOKENS)[None] // 40, torch.tensor([0.5, 0.1])
-    for name, D, dtype, options in (
-        ("causal", 64, torch.bfloat16, {}),
-        ("full, in two pieces", 96, torch.bfloat16, {"causal": False}),
-        ("causal", 128, torch.float16, {}),
-        ("causal", 32, torch.float32, {}),
-        ("window", 64, torch.bfloat16, {"window": 50}),
-        ("documents", 64, torch.bfloat16, {"document_ids": ids}),
-        ("soft-cap and ALiBi", 64, torch.bfloat16, {"softcap": 5.0, "alibi_slopes": slopes}),
-    ):  # fmt: skip
-
-        def call(device: str, D: int = D, dtype: torch.dtype = dtype, options: dict[str, Any] = options) -> float:
-            q, k, v = (random(1, TOKENS, heads, D, dtype=dtype) for heads in (2, 1, 1))
-            return compared(
-                lambda *t, **o: both_ways(attention, *t, **o), lambda *t, **o: both_ways(reference, *t, **o), device,
-                q, k, v, **options,
-            )  # fmt: skip
-
-        yield f"{name}, D={D}, {str(dtype).removeprefix('torch.')}", call
+    def notes(self) -> list[str]:
+        """What its results do not say."""
+        notes = []
+        if "--check-tensor-ops" not in self.has:
+            notes.append(
+                "TMA is not watched by this version, 2026.2 and later do: of kernels with descriptors the rest"
+            )
+        if "--padding" not in self.has:
+            notes.append("this version leaves no room between tensors: an access may end in the next one unnoticed")
+        if self.version < (2026, 3):
+            notes.append("racecheck: false reports on Hopper were mended in 2026.1 and 2026.3: try a later version")
+        return notes
 
 
-def fast() -> Calls:
-    """A candidate of each variant and direction, of the smallest head_dim that it is offered for from 64 on."""
-    from ..reference.attention import attention as reference
-
-    seen: set[tuple[str, str]] = set()
-    for (direction, D), choices in sorted(attention_candidates.found()[0].items(), key=lambda item: item[0][1]):
-        for choice in choices if D >= 64 else ():
-            if choice.variant in ("plain", "separate") or (direction, choice.variant) in seen:
-                continue
-            seen.add((direction, choice.variant))
-
-            def call(device: str, trial: Trial = Trial(direction, D, True, choice)) -> float:  # noqa: B008
-                launched = [
-                    attention_candidates.launched(t, device=device)
-                    for t in (trial, Trial(trial.direction, trial.head_dim, True, None))
-                ]
-                if launched[0] == launched[1]:
-                    raise NotImplementedError("no kernel takes it on this device")
-
-                def attend(*t: Tensor) -> Any:
-                    return attention_candidates.attend(trial.direction, True, *t)
-
-                def forced(*t: Tensor) -> list[Tensor]:
-                    with attention_candidates.forced(trial.direction, trial.choice):
-                        if trial.direction == "forward":
-                            return [attend(*t)]
-                        return both_ways(attend, *t)
-
-                def expected(*t: Tensor) -> Sequence[Any]:
-                    return [reference(*t)] if trial.direction == "forward" else both_ways(reference, *t)
-
-                q, k, v = (random(1, FAST_TOKENS, heads, trial.head_dim) for heads in (2, 1, 1))
-                return compared(forced, expected, device, q, k, v)
-
-            yield f"{direction}: {words(choice)}, D={D}", call
+def asked(path: Path) -> Tool:
+    """Ask it for its version and options."""
+    said = {}
+    for option in ("--version", "--help"):
+        done = subprocess.run([path, option], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said[option] = done.stdout
+    number = re.search(r"Version (\d+(?:\.\d+)*)", said["--version"])
+    version = tuple(map(int, number[1].split("."))) if number else ()
+    return Tool(path, version, frozenset(re.findall(r"--[a-z][a-z-]+", said["--help"])))
 
 
-def decode() -> Calls:
-    """Few and many rows, one split and several, keys in a row and in pages, lengths that are not there."""
-    from ..kernels.decode_attention import decode_attention
-    from ..reference.decode_attention import decode_attention as reference
-
-    lengths = torch.tensor([ROOM - 122, ROOM // 2, 0], dtype=torch.int32)
-    for T_q, D, page in ((1, 64, 0), (5, 96, 0), (16, 128, 0), (1, 64, 16), (4, 128, 128)):
-
-        def call(device: str, T_q: int = T_q, D: int = D, page: int = page) -> float:
-            options = {}
-            cache = (3, ROOM, 2, D)
-            if page:
-                order = torch.randperm(3 * ROOM // page, generator=torch.Generator().manual_seed(0)).int()
-                options["block_table"], cache = order.view(3, -1), (3 * ROOM // page, page, 2, D)
-            with torch.no_grad():
-                return compared(
-                    lambda *t, **o: [decode_attention(*t, **o)], lambda *t, **o: [reference(*t, **o)], device,
-                    random(3, T_q, 4, D), random(*cache), random(*cache), lengths, **options,
-                )  # fmt: skip
-
-        yield f"{T_q} new, D={D}, {f'pages of {page}' if page else 'in a row'}", call
-
-
-GROUPS: dict[str, Callable[[], Calls]] = {"plain": plain, "fast": fast, "decode": decode}
-
-
-def run(group: str, device: str = "cuda", say: Callable[[str], None] = print) -> bool:
-    """Make a group's calls; whether all results are right."""
-    right = True
-    for name, call in GROUPS[group]():
-        try:
-            error = call(device)
-        except NotImplementedError as why:
-            say(f"{group}: {name}: left out: {why}")
-            continue
-        except Exception as why:  # whatever a kernel does is what is asked
-            right = False
-            say(f"{group}: {name}: FAILED: {report.because(why)}")
-            continue
-        good = error <= kernels.TOLERANCE["bf16"]
-        right &= good
-        say(f"{group}: {name}: {'off by' if good else 'WRONG: off by'} {error:.1e}")
-    return right
+def reports(said: str) -> list[str]:
+    """A tool's reports, without its first and last words, and without Python's frames. One ends with an empty line,
+    behind its ``=========``."""
+    lines = [line for line in said.splitlines() if line.startswith("=========") and "Host Frame:" not in line]
+    blocks = re.split(r"^=+[ \t]*$", "\n".join(lines), flags=re.MULTILINE)
+    kind = re.compile(r"Race reported|hazard detected|Invalid|Error|Warning")
+    texts = [re.sub(r"^=+ (?:COMPUTE-SANITIZER|.*SUMMARY:.*)$", "", block, flags=re.MULTILINE) for block in blocks]
+    return [text.strip() for text in texts if kind.search(text)]
 
 
 # The processes
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """It and all processes that it has started: what is watched is a child of the tool, and may have children."""
+    with suppress(ProcessLookupError):  # who is done in this moment
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def watched(command: Sequence[str | Path], seconds: float, by_tool: bool = True) -> dict[str, Any]:
@@ -216,27 +142,34 @@ def watched(command: Sequence[str | Path], seconds: float, by_tool: bool = True)
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     if seconds <= 0:
         return {"said": "", "summary": None, "failed": "not run, so that the run ends in time"}
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    _running.add(process)
     try:
-        done = subprocess.run(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds,
-            env=environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as late:
-        said = late.stdout.decode(errors="replace") if isinstance(late.stdout, bytes) else late.stdout or ""
+        said = process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        end(process)
+        said = process.communicate()[0]
         return {"said": said, "summary": None, "failed": f"not done after {seconds:.0f} s"}
-    summaries = SUMMARY.findall(done.stdout)
+    finally:
+        _running.discard(process)
+    summaries = SUMMARY.findall(said)
     failed = None
-    if done.returncode == FOUND or any(re.search(r"\b[1-9]\d* (?:error|hazard|warning)", line) for line in summaries):
+    if process.returncode == FOUND or any(
+        re.search(r"\b[1-9]\d* (?:error|hazard|warning)", line) for line in summaries
+    ):
         failed = "it found something"
-    elif done.returncode:
-        failed = f"its process ended with {done.returncode}"
+    elif process.returncode:
+        failed = f"its process ended with {process.returncode}"
     elif by_tool and not summaries:
         failed = "no summary: the tool did not run"
-    return {"said": done.stdout, "summary": summaries[-1] if summaries else None, "failed": failed}
+    return {"said": said, "summary": summaries[-1] if summaries else None, "failed": failed}
 
 
 def check(
-    sanitizer: Path, groups: Sequence[str], tools: Sequence[str], seconds: float = math.inf,
+    sanitizer: Tool, groups: Sequence[str], tools: Sequence[str], seconds: float = math.inf,
     child: Sequence[str] = (sys.executable, "-P", "-m", "hornbook.benchmarks.sanitizer", "--run"),
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Every group by itself and under each tool: "plain, memcheck" → `watched`. Groups run side by side."""
@@ -250,15 +183,20 @@ def check(
 
     def one(task: tuple[str, str]) -> tuple[str, dict[str, Any]]:
         group, tool = task
-        before = [] if not tool else [sanitizer, "--tool", tool, "--error-exitcode", str(FOUND)]
-        found = watched([*before, *child, group], left(), bool(tool))
+        found = watched([*(sanitizer.command(tool) if tool else []), *child, group], left(), bool(tool))
         name = f"{group}, {tool or 'by itself'}"
         report.note(f"{name}: {found['failed'] or found['summary'] or 'right'}")
         return name, found
 
     with ThreadPoolExecutor(len(GROUPS)) as pool:
-        for tool in ("", *tools):
-            results |= pool.map(one, [(group, tool) for group in groups])
+        try:
+            for tool in ("", *tools):
+                results |= pool.map(one, [(group, tool) for group in groups])
+        except BaseException:  # such as Ctrl-C, which the processes do not hear of, being of sessions of their own
+            until = -math.inf
+            for process in list(_running):
+                end(process)
+            raise
     return results
 
 
@@ -284,22 +222,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.run:
         return 0 if run(options.run) else 1
     groups, tools = named(options.only, list(GROUPS), "group"), named(options.tools, TOOLS, "tool")
-    if (sanitizer := find()) is None:
+    if (path := find()) is None:
         print(f"NOT RUN: {MISSING}.")
         print(json.dumps({"ran": False, "reason": MISSING}))
         return 2
-    print(f"{sanitizer}", flush=True)
+    sanitizer = asked(path)
+    print(f"{path}, version {'.'.join(map(str, sanitizer.version)) or 'unknown'}", flush=True)
+    for note in sanitizer.notes():
+        print(f"Note: {note}.", flush=True)
     results = check(sanitizer, groups, tools, math.inf if options.minutes is None else 60 * options.minutes)
     for name, found in results.items():
         print(f"\n{name}: {found['failed'] or 'ok'}{': ' + found['summary'] if found['summary'] else ''}")
-        if found["failed"] or name.endswith("by itself"):
+        if name.endswith("by itself"):
             print(found["said"][-20_000:].rstrip())
+        elif found["failed"]:
+            shown = reports(found["said"])
+            if shown:
+                print(f"The first {min(REPORTS, len(shown))} of {len(shown)} reports:")
+            if shown and name.endswith("racecheck"):
+                print("Writes and writes at a reduction are Triton's own, of one value: its issue 7264.")
+            print(*shown[:REPORTS], found["said"][-5000:].rstrip(), sep="\n\n")
     failed = [name for name, found in results.items() if found["failed"]]
     print(json.dumps({"ran": True, "processes": len(results), "failed": failed}))
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # else its processes would go on
     try:
         sys.exit(main())
     except ConfigError as error:

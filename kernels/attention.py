@@ -282,7 +282,7 @@ def _options_refused(
             return "spans are those of document_ids: give these, too"
         if [(t.shape, t.dtype, t.device) for t in spans] != [
             (of, torch.int32, q.device) for of in ((B, T), (B, T), (B,))
-        ]:
+        ] or not all(t.is_contiguous() for t in spans):
             return f"spans are what `documents` makes of document_ids of shape ({B}, {T})"
     for name, t in (("alibi_slopes", alibi_slopes), ("document_ids", document_ids), ("cu_seqlens", cu_seqlens)):
         if t is not None and t.device != q.device:
