@@ -406,7 +406,7 @@ def killed_and_resumed(
     hb.Tokenizer.train(["0123456789 " * 10], vocab_size=260).save(place / "tok")
     slow = "import sys; from hornbook.prepare import stream; stream.CHUNK_BYTES = 50_000; import hornbook.cli as cli"
     command = [sys.executable, "-c", f"{slow}; cli.main()", "prepare", str(text), "--tokenizer", str(place / "tok"),
-               "--shard-tokens", "60000", "--num-threads", "1", "--out"]  # fmt: skip
+               "--shard-tokens", "60000", "--threads", "1", "--out"]  # fmt: skip
     subprocess.run([*command, str(place / "whole")], check=True, capture_output=True)
     done = []
     progress = place / "s.partial" / "progress.json"

@@ -41,7 +41,7 @@ class Prepare:
     steps: OmitArgPrefixes[Steps] = dataclasses.field(default_factory=Steps)
     shard_tokens: int = SHARD_TOKENS
     """how many tokens a file may hold"""
-    num_threads: int | None = None
+    threads: int | None = None
     """for encoding; all cores if not given"""
     fresh: bool = False
     """begin anew, whatever is there"""
@@ -78,7 +78,7 @@ class Prepare:
 
             manifest = run(
                 texts, open_tokenizer(self.tokenizer), self.out, steps=self.steps, heldout=kept_back, about=about,
-                shard_tokens=self.shard_tokens, num_threads=self.num_threads, fresh=self.fresh, progress=tell,
+                shard_tokens=self.shard_tokens, num_threads=self.threads, fresh=self.fresh, progress=tell,
             )  # fmt: skip
         files.write(self.out / "config.toml", config.to_toml(dataclasses.replace(self, fresh=False)))
         for row in manifest["steps"]:

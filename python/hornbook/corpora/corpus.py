@@ -34,7 +34,6 @@ class Corpus:
             depends on the machine (see `measure`) or is not known.
         read: its documents, in an order that is always the same. With ``splits`` it takes a seed and a split.
         state: whether it is here already.
-        network: whether it must be downloaded before the first reading.
         splits: parts that were made to be held apart, such as ("train", "heldout"); such a corpus has no end.
         file: for a corpus that is one file of plain text, what finds that file or downloads it.
     """
@@ -46,7 +45,6 @@ class Corpus:
     size: int | None
     read: Callable[..., Iterable[str]]
     state: Callable[[], State] = lambda: HERE
-    network: bool = False
     splits: tuple[str, ...] = ()
     file: Callable[[], Path] | None = None
     measured: Callable[[], int | None] = lambda: None

@@ -76,7 +76,6 @@ DOWNLOADS = (
         SHAKESPEARE.size,
         lambda: iter([file_of(SHAKESPEARE).read_text(encoding="utf-8")]),
         _state(SHAKESPEARE),
-        network=True,
         file=lambda: file_of(SHAKESPEARE),
     ),
     Corpus(
@@ -87,7 +86,6 @@ DOWNLOADS = (
         196_113,
         lambda: _lines(MAKEMORE_NAMES),
         _state(MAKEMORE_NAMES),
-        network=True,
     ),
     Corpus(
         "tinystories",
@@ -97,7 +95,6 @@ DOWNLOADS = (
         None,
         _planned("tinystories"),
         lambda: State(False, "planned"),
-        network=True,
     ),
     Corpus(
         "fineweb-edu",
@@ -107,6 +104,5 @@ DOWNLOADS = (
         None,
         _planned("fineweb-edu"),
         lambda: State(False, "planned"),
-        network=True,
     ),
 )

@@ -88,7 +88,7 @@ def _data() -> Check:
     if not value:
         words = "HORNBOOK_DATA is not set; a folder of texts that it names would be looked into before downloading"
         return Check("places", "data", "ok", words, data=data)
-    path = Path(value)
+    path = Path(value).expanduser()
     if not path.is_dir():
         cure = "make it, or name another one, or unset the variable"
         return Check("places", "data", "problem", f"HORNBOOK_DATA names {path}, which is no folder", cure, data)
@@ -106,7 +106,8 @@ def _downloads() -> Path:
 
 def _triton() -> Path:
     named = os.environ.get("TRITON_CACHE_DIR")
-    return Path(named) if named else Path.home() / ".triton" / "cache"
+    home = Path(os.environ.get("TRITON_HOME") or Path.home())
+    return Path(named) if named else home / ".triton" / "cache"
 
 
 def _tiktoken() -> Path:
