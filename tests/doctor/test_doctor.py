@@ -39,7 +39,7 @@ def test_a_healthy_machine(capsys) -> None:
     assert doctor.run(as_json=True) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["format"], found["status"]) == (1, "ok")
-    assert found["seconds"] < 60
+    assert found["seconds"] > 0
     checks = by_name(found)
     assert all(set(c) == {"section", "name", "status", "text", "cure", "data"} for c in found["checks"])
     assert list(dict.fromkeys(c["section"] for c in found["checks"])) == list(report.TITLES)
