@@ -343,6 +343,16 @@ def test_every_head_dim_has_blocks(D: int, family: int, size: int, narrow: bool)
             },
             r"spans are what `documents` makes of document_ids of shape \(3, 4\)",
         ),
+        (
+            {
+                "document_ids": torch.zeros(3, 4, dtype=torch.int64),
+                "spans": (
+                    *(torch.zeros(4, 3, dtype=torch.int32).t() for _ in range(2)),
+                    torch.zeros(3, dtype=torch.int32),
+                ),
+            },
+            r"spans are what `documents` makes of document_ids of shape \(3, 4\)",  # which lie in a row
+        ),
     ],
 )
 def test_what_the_kernel_itself_refuses(options: dict[str, Any], message: str) -> None:
