@@ -70,7 +70,8 @@ def save(
 
     files.write_directory(path, fill)
     files.write(folder / "latest", path.name + "\n")
-    for old in sorted(folder.glob("step-*"), key=lambda p: (len(p.name), p.name))[:-keep]:  # as numbers
+    numbered = [p for p in folder.iterdir() if re.fullmatch(r"step-\d+", p.name)]  # not step-best, somebody's copy
+    for old in sorted(numbered, key=lambda p: (len(p.name), p.name))[:-keep]:  # as numbers
         if old != path:
             shutil.rmtree(old, ignore_errors=True)
     for scrap in folder.glob(".step-*"):  # what a killed run left half written

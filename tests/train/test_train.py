@@ -359,9 +359,11 @@ def test_checkpoints_beyond_a_million_steps(data: hb.TokenData, tmp_path: Path) 
 
 def test_old_checkpoints_go(data: hb.TokenData, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, checkpoint_every=1, keep=3)
+    copy = tmp_path / "run" / "checkpoints" / "step-best"  # somebody's
+    copy.mkdir(parents=True)
     Trainer(new_model(), data, config, out=tmp_path / "run", quiet=True).fit()
     kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert kept == ["step-000010", "step-000011", "step-000012"]
+    assert kept == ["step-000010", "step-000011", "step-000012", "step-best"]
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000012")
     with pytest.raises(CheckpointError, match="step-000012"):
         hb.load(tmp_path / "run")
