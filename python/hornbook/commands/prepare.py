@@ -9,11 +9,13 @@ from typing import Any
 
 from tyro.conf import OmitArgPrefixes
 
-from .. import config, corpora, files
+from .. import config, corpora
 from ..documents import Files, exists
 from ..errors import ConfigError
 from ..prepare import SHARD_TOKENS, Steps, run
 from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, parse_size
+
+LEAST_SHARD_TOKENS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Prepare:
     """of a generated corpus"""
     steps: OmitArgPrefixes[Steps] = dataclasses.field(default_factory=Steps)
     shard_tokens: int = SHARD_TOKENS
-    """how many tokens a file may hold"""
+    """how many tokens a file may hold, 1,000 at least"""
     threads: int | None = None
     """for encoding; all cores if not given"""
     fresh: bool = False
@@ -48,6 +50,11 @@ class Prepare:
 
     def run(self) -> None:
         check_place(self.out, folder=True)
+        if self.shard_tokens < LEAST_SHARD_TOKENS:
+            raise ConfigError(
+                f"--shard-tokens is how many tokens a file may hold: {self.shard_tokens:,} would make two files of "
+                f"nearly every document; give {LEAST_SHARD_TOKENS:,} or more"
+            )
         texts: Any
         kept_back: Any = self.heldout
         total = about = None
@@ -79,8 +86,8 @@ class Prepare:
             manifest = run(
                 texts, open_tokenizer(self.tokenizer), self.out, steps=self.steps, heldout=kept_back, about=about,
                 shard_tokens=self.shard_tokens, num_threads=self.threads, fresh=self.fresh, progress=tell,
+                settings=config.to_toml(dataclasses.replace(self, fresh=False)),
             )  # fmt: skip
-        files.write(self.out / "config.toml", config.to_toml(dataclasses.replace(self, fresh=False)))
         for row in manifest["steps"]:
             if row["step"] == "read" or row["dropped"] or row["changed"]:
                 note(describe(row))

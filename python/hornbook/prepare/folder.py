@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SHARD_TOKENS = 100_000_000
 SAVE_SECONDS = 10.0  # from one time that progress is kept to the next
-PROGRESS, HASHES, LOCK, MANIFEST = "progress.json", "hashes", ".lock", "manifest.json"
+PROGRESS, HASHES, LOCK, MANIFEST, SETTINGS = "progress.json", "hashes", ".lock", "manifest.json", "config.toml"
 OURS = re.compile(  # what may lie in a folder of shards, finished or not
     r"(train|heldout)-\d+\.(bin|docs\.npy)|manifest\.json|tokenizer(_config)?\.json|config\.toml|progress\.json|hashes|"
     r"\.lock|\..*\.\d+\.tmp"
@@ -53,9 +53,13 @@ def run(
     num_threads: int | None = None,
     about: str | None = None,
     fresh: bool = False,
+    settings: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Encode a corpus into a folder of shards; see `hornbook.data.prepare`, which gives them back as `TokenData`.
+
+    Args:
+        settings: what config.toml is to hold, the command that would do the same again; no such file if None.
 
     Returns:
         the manifest.
@@ -90,6 +94,8 @@ def run(
         "command": command,
     }
 
+    if out.name in ("", ".."):  # it is renamed as a whole
+        raise DataError(f"{out} has no name that could be given to a new folder; choose one, such as shards")
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; choose the name of a folder")
     check_ours(out)
@@ -105,7 +111,7 @@ def run(
                 work.add(splits, taken)
                 if progress is not None:
                     progress(taken.documents, taken.bytes)
-            done = work.finish(tokenizer, manifest)
+            done = work.finish(tokenizer, manifest, settings)
         work.close()
         work.put(out)
     except BaseException as error:
@@ -123,20 +129,34 @@ def run(
     return done
 
 
-def check_ours(folder: Path) -> None:
-    """Raise DataError if a folder holds anything that prepare does not write: it would be lost with the old shards."""
-    if not folder.is_dir():
+def check_ours(folder: Path, *, unfinished: bool = False) -> None:
+    """Raise DataError if a folder is not one that prepare made, or holds more: it would be lost with the old shards.
+
+    Names alone do not tell: a tokenizer's folder, another program's shards and its manifest.json have the same ones.
+    """
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    if not names:
         return
-    names = sorted(path.name for path in folder.iterdir())
-    stranger = next((name for name in names if not OURS.fullmatch(name)), None)
-    if stranger is not None:
-        raise DataError(
-            f"{folder}: holds {stranger!r}, which is not of token shards and would be lost; move it, or choose another "
-            "folder"
-        )
+    strangers = {name for name in names if not OURS.fullmatch(name)}
+    manifest: dict[str, Any] = {}
     with contextlib.suppress(CheckpointError):  # one that is damaged is made anew
-        if MANIFEST in names and not {"format", "splits"} & files.read_json(folder / MANIFEST).keys():
-            raise DataError(f"{folder}: {MANIFEST} is not that of token shards; choose another folder")
+        manifest = files.read_json(folder / MANIFEST)
+    if manifest.get("digest") == digest_of({key: value for key, value in manifest.items() if key != "digest"}):
+        strangers |= {name for name in names if name.startswith(SPLITS)} - set(manifest.get("files", names))
+    if strangers:
+        raise DataError(
+            f"{folder}: holds {min(strangers)!r}, which is not of token shards and would be lost; move it, or choose "
+            "another folder"
+        )
+    if {"format", "tokenizer", "splits"} <= manifest.keys() or (unfinished and names & {LOCK, PROGRESS}):
+        return
+    if MANIFEST in names and any(name.endswith(".docs.npy") for name in names):  # no one else writes these
+        return
+    what = f"its {MANIFEST} is not one" if MANIFEST in names else f"there is no {MANIFEST}"
+    raise DataError(
+        f"{folder}: not a folder of shards that prepare made ({what}), and {min(names)!r} would be lost; choose "
+        "another folder"
+    )
 
 
 class Work:
@@ -160,7 +180,7 @@ class Work:
     def begin(self, tokenizer: TokenizerLike, shard_tokens: int, steps: Steps, fresh: bool) -> dict[str, Any] | None:
         """Take up what the same command left, or begin; the manifest, if all is done but the folder's name."""
         place = self.place
-        check_ours(place)
+        check_ours(place, unfinished=True)
         place.mkdir(parents=True, exist_ok=True)
         self._lock = files.lock(place / LOCK, f"another process is preparing {place}")
         if not fresh and (manifest := _whole(place, self.command)) is not None:
@@ -183,12 +203,14 @@ class Work:
             self._save()
             self._shards, self._clock = shards, time.monotonic()
 
-    def finish(self, tokenizer: TokenizerLike, manifest: dict[str, Any]) -> dict[str, Any]:
-        """The rest of the shards, the tokenizer and the manifest."""
+    def finish(self, tokenizer: TokenizerLike, manifest: dict[str, Any], settings: str | None) -> dict[str, Any]:
+        """The rest of the shards, the tokenizer, the settings and the manifest."""
         entries = {name: writer.finish() for name, writer in self._writers.items()}
         self._save()
         known = {name: about for writer in self._writers.values() for name, about in writer.files.items()}
         tokenizer.save(self.place)
+        if settings is not None:
+            files.write(self.place / SETTINGS, settings)
         for path in sorted(self.place.iterdir()):
             if path.name not in (PROGRESS, HASHES, LOCK, *known):
                 known[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -225,6 +247,8 @@ class Work:
         if self.started and not isinstance(error, ChangedError):
             done = f"the first {self._saved.documents:,} documents are" if self._saved else "what was done before is"
             return f"{done} in {self.place}: the same command goes on there"
+        with contextlib.suppress(OSError):
+            self._remove_all_but({LOCK})  # it goes last: after a kill here what is left is still known to be ours
         shutil.rmtree(self.place, ignore_errors=True)
         return "nothing of it was kept"
 
