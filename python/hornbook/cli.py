@@ -15,7 +15,7 @@ import traceback
 from typing import Any, NoReturn
 
 from .commands import COMMANDS, find
-from .errors import HornbookError, nearest
+from .errors import HornbookError, TerminationError, nearest
 
 ABOUT = {
     "demo": "text in, story out: corpus, tokenizer, model, training and writing in about three minutes",
@@ -114,7 +114,7 @@ class _Signals:
         if not self.working:
             os._exit(128 + number)
         self.came = number
-        raise KeyboardInterrupt
+        raise TerminationError if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _fail(message: str) -> NoReturn:

@@ -30,6 +30,10 @@ class TokenizerError(HornbookError, ValueError):
     """A vocabulary, pattern or id that does not fit."""
 
 
+class TerminationError(KeyboardInterrupt):
+    """SIGTERM came to a command: it ends in the same order as after Ctrl-C, also where Ctrl-C only stops a text."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown ``word``: "; did you mean 'x'?" or the known words."""
     known = sorted(known)

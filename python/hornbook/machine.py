@@ -181,3 +181,13 @@ def _sysctl(name: str) -> int | None:
         return int(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+def size(count: int | None) -> str:
+    """5,368,709,120 → "5.4 GB"; None is unknown."""
+    if count is None:
+        return "unknown"
+    for unit, least in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= least:
+            return f"{count / least:.1f} {unit}"
+    return f"{count} bytes"

@@ -184,7 +184,7 @@ class ShardWriter:
             os.fsync(file.fileno())
         self.close()
         paths = self.paths()
-        self.files |= {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+        self.files |= {path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in paths}
         self.entry["shards"].append(paths[0].stem)
         self.tokens = self.documents = 0
 
@@ -206,11 +206,6 @@ def _write(file: FileIO, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(value: Any) -> str:
@@ -301,7 +296,7 @@ def _check(path: Path, known: dict[str, Any]) -> None:
         size = path.stat().st_size
         if size != known["bytes"]:
             raise DataError(f"{path}: {size} bytes, but {known['bytes']} were written: prepare the shards again")
-        if sha256(path) != known["sha256"]:
+        if files.sha256(path) != known["sha256"]:
             raise DataError(f"{path}: not what was written (its SHA-256 differs): prepare the shards again")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; prepare the shards again") from None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError, DataError
+from ..machine import size
 
 if TYPE_CHECKING:
     from ..documents import Files
@@ -113,11 +114,3 @@ class meter:  # noqa: N801 (used like a function)
             self._phase, self._task = phase, self._bar.add_task(phase, total=total, amount="")
         words = [size(n) if phase in ("count", "encode") else f"{n:,}" for n in (done, total) if n is not None]
         self._bar.update(self._task, completed=done, amount=" of ".join(words))
-
-
-def size(count: int) -> str:
-    """5,000,000 → "5.0 MB"."""
-    for unit, least in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= least:
-            return f"{count / least:.1f} {unit}"
-    return f"{count} bytes"

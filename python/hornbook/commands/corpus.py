@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import DataError
+from ..machine import size as readable
 from .common import Encoding, Field, check_place, note, parse_size
-from .common import size as readable
 
 if TYPE_CHECKING:
     from ..corpora import Corpus
@@ -55,7 +55,7 @@ class List:
 
 def _size(corpus: Corpus) -> str:
     size = corpus.measure()
-    return "any" if corpus.splits else "unknown" if size is None else readable(size)
+    return "any" if corpus.splits else readable(size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, TerminationError, nearest
 from ..sample import Sampling
 from .common import note
 
@@ -98,29 +97,6 @@ def run(write: Writer, settings: Settings) -> None:
         write: `sample.stream` with all its arguments but the prompt and those of `Settings.for_stream`.
         settings: to begin with.
     """
-    with _sigterm_ends_all():
-        _loop(write, settings)
-
-
-@contextlib.contextmanager
-def _sigterm_ends_all() -> Iterator[None]:
-    """Elsewhere SIGTERM ends a command as Ctrl-C does; here Ctrl-C only stops a text."""
-
-    def end(number: int, frame: object) -> None:
-        sys.exit(128 + number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread: signals are not ours
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _loop(write: Writer, settings: Settings) -> None:
     person = sys.stdin.isatty()
     if person:
         note("a prompt, or /help; Ctrl-D ends")
@@ -135,6 +111,8 @@ def _loop(write: Writer, settings: Settings) -> None:
             if person:
                 note("")
             return
+        except TerminationError:
+            raise
         except KeyboardInterrupt:
             note("")
             if time.monotonic() - stopped < 0.5:  # meant for the text that has just ended
@@ -148,6 +126,8 @@ def _loop(write: Writer, settings: Settings) -> None:
             continue
         try:
             _continue(write, line[1:] if line.startswith("//") else line, settings)
+        except TerminationError:
+            raise
         except KeyboardInterrupt:
             sys.stdout.write("\n")
             sys.stdout.flush()

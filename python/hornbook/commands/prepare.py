@@ -58,23 +58,16 @@ class Prepare:
         texts: Any
         kept_back: Any = self.heldout
         total = about = None
-        corpus = None
-        if len(self.source) == 1 and not exists(self.source[0]):
-            corpus = corpora.CORPORA.get(self.source[0])
-        if corpus is not None and (corpus.splits or self.size is not None):
-            total = corpus.size if self.size is None else parse_size(self.size)
-            whole = "" if corpus.splits else f" of {corpus.measure()}"  # another Python has another stdlib
-            about = f"{corpus.name}, {total} bytes{whole}, seed {self.seed}"
-            texts = corpus.documents(total, seed=self.seed)
-            if "heldout" in corpus.splits and self.heldout:
-                kept_back = corpus.held_back(total or 0, self.heldout, seed=self.seed)
-                about += f", {self.heldout} held out"
+        known = len(self.source) == 1 and not exists(self.source[0])
+        corpus = corpora.CORPORA.get(self.source[0]) if known else None
+        if corpus is not None and (corpus.file is None or self.size is not None):
+            size = None if self.size is None else parse_size(self.size)
+            texts, kept_back, about = corpus.parted(self.heldout, size, seed=self.seed)
+            total = size or corpus.size or corpus.measure()
         elif self.size is not None:
             raise ConfigError("--size is for the corpora of `hornbook corpus list`; a file is read whole")
         else:
             texts = opened(self.source, self.field, encoding=self.encoding)
-            if corpus is not None and not isinstance(texts, Files):
-                texts, total = corpus.name, corpus.measure()
         with meter() as progress:
 
             def tell(documents: int, done: int) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ..errors import ConfigError, DataError
-from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened, size
+from ..machine import size
+from .common import Encoding, Field, Sources, check_place, meter, note, open_tokenizer, opened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,9 +68,19 @@ class Corpus:
         texts = self.all_documents(seed=seed, split=split)
         return texts if size is None else _first(texts, size)
 
-    def held_back(self, size: int, share: float, *, seed: int = 0) -> Iterator[str]:
-        """What to measure on beside ``size`` bytes for training: ``share`` of them, of the held-out part."""
-        return self.documents(max(LEAST_HELDOUT, round(size * share)), seed=seed, split="heldout")
+    def parted(
+        self, share: float, size: int | None = None, *, seed: int = 0
+    ) -> tuple[Iterator[str], float | Iterator[str], str]:
+        """For `prepare`: documents to learn from (see `documents`), those to measure on beside them, and what tells
+        both from others. Of a corpus without a held-out part the second is ``share`` itself."""
+        size = self.size if size is None and self.splits else size
+        whole = "" if self.splits else f" of {self.measure()}"  # another Python has another stdlib
+        about = f"{self.name}, {'all' if size is None else size} bytes{whole}, seed {seed}"
+        texts = self.documents(size, seed=seed)
+        if "heldout" not in self.splits or not share:
+            return texts, share, about
+        most = max(LEAST_HELDOUT, round((size or 0) * share))
+        return texts, self.documents(most, seed=seed, split="heldout"), f"{about}, {share} held out"
 
     def all_documents(self, *, seed: int = 0, split: str = "train") -> Iterator[str]:
         """All of them; of a corpus with splits there is no end. Raises DataError as `documents` does."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import sys
@@ -277,10 +276,7 @@ def _client(limits: Limits) -> httpx.Client:
 def _is_it(path: Path, remote: Remote) -> bool:
     """Whether a file is the pinned one, by its size and its hash."""
     try:
-        if path.stat().st_size != remote.size:
-            return False
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == remote.sha256
+        return path.stat().st_size == remote.size and files.sha256(path) == remote.sha256
     except OSError:
         return False
 

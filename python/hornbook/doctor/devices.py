@@ -11,8 +11,9 @@ from pathlib import Path
 
 from .. import machine
 from ..errors import ConfigError
+from ..machine import size
 from .packages import SMALL_TORCH, problem, version
-from .report import Check, size
+from .report import Check
 
 BF16 = {
     "hardware": "by the device itself",

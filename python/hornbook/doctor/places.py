@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .. import machine
 from ..errors import HornbookError, nearest
+from ..machine import size
 from .packages import problem
-from .report import Check, Status, size
+from .report import Check, Status
 
 # What the demo takes at its height (measured: 1.49 GB), and room for the system beside it.
 ENOUGH_MEMORY = 2 * 10**9

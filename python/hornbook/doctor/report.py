@@ -102,13 +102,3 @@ def _line(check: Check, encoding: str) -> Any:
     if check.cure:
         line.append(f"\n{'':25}{check.cure}", "yellow" if check.status == "note" else "red")
     return line
-
-
-def size(count: int | None) -> str:
-    """5,368,709,120 → "5.4 GB"."""
-    if count is None:
-        return "unknown"
-    for unit, least in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= least:
-            return f"{count / least:.1f} {unit}"
-    return f"{count} bytes"

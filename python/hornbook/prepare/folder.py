@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from .. import __version__, files
 from ..corpora import CORPORA, opened
-from ..documents import Files
+from ..documents import Files, exists
 from ..errors import CheckpointError, ConfigError, DataError, HornbookError
-from ..shards import MOST_TOKENS, ShardWriter, damaged, digest_of, read_manifest, sha256
+from ..shards import MOST_TOKENS, ShardWriter, damaged, digest_of, read_manifest
 from ..tokenizer import load as load_tokenizer
 from .duplicates import Seen
 from .stream import SPLITS, ChangedError, Encoded, Source, Taken, encoded, eot_of, say_if_nothing_is_held_out
@@ -67,18 +67,15 @@ def run(
     steps, out = Steps() if steps is None else steps, Path(out)
     if not 1 <= shard_tokens <= MOST_TOKENS:
         raise ConfigError(f"shard_tokens is from 1 to {MOST_TOKENS}, not {shard_tokens}")
-    given = source
     if isinstance(source, list):
         paths = [path for path in source if isinstance(path, Path)]
         source = opened(paths) if paths and len(paths) == len(source) else source
     elif isinstance(source, str | Path):
-        source = opened(source)
-        if about is None and not isinstance(source, Files):
-            corpus = CORPORA[str(given)]
-            about = f"{given}, {corpus.measure() or corpus.size} bytes"
-            if "heldout" in corpus.splits and isinstance(heldout, int | float) and heldout:
-                about += f", {heldout} held out"
-                heldout = corpus.held_back(corpus.size or 0, heldout)
+        corpus = CORPORA.get(str(source)) if isinstance(source, str) and not exists(source) else None
+        if corpus is not None and corpus.file is None and about is None and isinstance(heldout, int | float):
+            source, heldout, about = corpus.parted(heldout)
+        else:
+            source = opened(source)
     share = heldout if isinstance(heldout, int | float) else None
     options = steps.described() | {"heldout": share if share is not None else "given", "shard_tokens": shard_tokens}
     parts = _identity(source, about), options["heldout"] if share is not None else _identity(heldout, about)
@@ -213,7 +210,7 @@ class Work:
             files.write(self.place / SETTINGS, settings)
         for path in sorted(self.place.iterdir()):
             if path.name not in (PROGRESS, HASHES, LOCK, *known):
-                known[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                known[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
         manifest = manifest | {
             "tokenizer": load_tokenizer(self.place).hash,  # of what lies here: ranks are written as merges
             "steps": self.taken.steps,
