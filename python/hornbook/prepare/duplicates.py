@@ -1,4 +1,4 @@
-"""Whether a document was there before, for as many documents as fit into memory at 16 bytes each.
+"""Whether a document was there before, for as many documents as fit into memory at about 20 bytes each.
 
 A document is known by 128 bits of BLAKE2b. That two of a billion different ones have the same is less likely than
 1 in 10²⁰.
